@@ -1,0 +1,1 @@
+"""One file per model family, and how models and processors are loaded."""

@@ -1,0 +1,76 @@
+"""Which adapter serves a model, and what a model is in a strategy file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from torch import nn
+
+from vflowopt_search.adapters.base import Adapter, Family
+from vflowopt_search.adapters.llava import LlavaAdapter
+from vflowopt_search.adapters.llava_onevision import LlavaOnevisionAdapter
+from vflowopt_search.errors import ModelError
+from vflowopt_search.strategy import ModelIdentity
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    adapter.family.model_type: adapter for adapter in (LlavaAdapter, LlavaOnevisionAdapter)
+}
+
+# Differ between two loads of one model, so they are no part of what the model is.
+_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+
+
+def families() -> list[Family]:
+    """The supported families, by name."""
+    return [ADAPTERS[name].family for name in sorted(ADAPTERS)]
+
+
+def adapter_for(model: nn.Module) -> Adapter:
+    """The adapter of a loaded model.
+
+    Raises:
+        ModelError: no adapter serves this kind of model.
+        UnsupportedError: the family is served, but not this variant of it.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type not in ADAPTERS:
+        raise ModelError(
+            f"no adapter serves model_type {model_type!r} ({type(model).__name__}); "
+            f"supported are: {', '.join(sorted(ADAPTERS))}"
+        )
+    return ADAPTERS[model_type](model)
+
+
+def identity_of(model: nn.Module, name: str | None = None) -> ModelIdentity:
+    """What a strategy file says of the model it was found for.
+
+    Args:
+        model: a loaded model of a supported family.
+        name: the name or path it was loaded by; taken from its config when None.
+    """
+    adapter = adapter_for(model)
+    config: Any = adapter.config
+    return ModelIdentity(
+        model_type=adapter.model_type,
+        name=name or getattr(config, "_name_or_path", None) or None,
+        revision=getattr(config, "_commit_hash", None),
+        decoder_layers=len(adapter.decoder_layers),
+        vision_layers=len(adapter.vision_attentions),
+        hidden_size=int(adapter.backbone.config.hidden_size),
+        config_sha256=config_sha256(config),
+    )
+
+
+def config_sha256(config: Any) -> str:
+    """Fingerprint of a configuration, the same for every load of one model."""
+    plain = _without_volatile(config.to_dict())
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    return value

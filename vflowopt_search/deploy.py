@@ -1,0 +1,106 @@
+"""A strategy file at work on a loaded model.
+
+with pruned(model, Strategy.load("strategy.json")) as applied:
+    ids = model.generate(**inputs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.registry import adapter_for, identity_of
+from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.pruning.record import Applied, LastPrefill
+from vflowopt_search.strategy import Strategy
+
+ENGINE = "_vflowopt_engine"
+
+
+@contextmanager
+def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applied]:
+    """Prune visual tokens in every forward and `generate` of `model` inside the `with` block.
+
+    The model is the caller's own, from transformers, unchanged; when the block ends, also by an
+    exception, it is bit-identical to before.
+
+    Args:
+        model: a loaded model of a supported family, on any device.
+        strategy: a strategy or the path of its file.
+
+    Yields:
+        What was applied: `applied.last` tells of the last prompt, per sample and layer.
+
+    Raises:
+        StrategyError: the file is wrong, or belongs to another model.
+        UnsupportedError: the model cannot do what the strategy asks, or is pruned already.
+    """
+    with attached_engine(model, strategy) as engine:
+        yield engine.applied
+
+
+@contextmanager
+def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[PruningEngine]:
+    """As `pruned`, but yields the engine itself, for callers that bring their own signals."""
+    strategy = strategy if isinstance(strategy, Strategy) else Strategy.load(strategy)
+    if strategy.model is not None:
+        strategy.check_fits(identity_of(model))
+    if getattr(model, ENGINE, None) is not None:
+        raise UnsupportedError(
+            "this model is pruned already; leave the `with pruned(...)` block or call "
+            "handle.remove() before applying another strategy"
+        )
+    engine = PruningEngine(_checked(model, strategy), strategy, Applied())
+    with engine.attached():
+        object.__setattr__(model, ENGINE, engine)
+        try:
+            yield engine
+        finally:
+            object.__delattr__(model, ENGINE)
+
+
+class Handle:
+    """A strategy applied without a `with` block; `remove` takes it off again."""
+
+    def __init__(self, stack: ExitStack, applied: Applied) -> None:
+        self._stack = stack
+        self._applied = applied
+
+    @property
+    def last(self) -> LastPrefill | None:
+        """What happened in the last prefill, as `Applied.last`."""
+        return self._applied.last
+
+    def remove(self) -> None:
+        """Take the strategy off the model; a second call does nothing."""
+        self._stack.close()
+
+
+def prune(model: nn.Module, strategy: Strategy | str | Path) -> Handle:
+    """Apply a strategy until `handle.remove()` is called; otherwise as `pruned`."""
+    with ExitStack() as stack:
+        applied = stack.enter_context(pruned(model, strategy))
+        return Handle(stack.pop_all(), applied)
+
+
+def _checked(model: nn.Module, strategy: Strategy) -> Adapter:
+    """The model's adapter, once it is clear that the strategy asks nothing it cannot do."""
+    adapter = adapter_for(model)
+    wanted = {stage.score or strategy.importance.score for stage in strategy.stages}
+    missing = sorted(wanted - set(adapter.family.scores))
+    if missing:
+        raise UnsupportedError(
+            f"the strategy scores by {missing[0]}, which {adapter.model_type} models do not "
+            f"offer; they offer {', '.join(adapter.family.scores)}"
+        )
+    if strategy.positions not in adapter.family.positions:
+        raise UnsupportedError(
+            f"the strategy sets positions {strategy.positions!r}, but {adapter.model_type} models "
+            f"offer {', '.join(adapter.family.positions)}"
+        )
+    return adapter

@@ -1,0 +1,55 @@
+"""What can go wrong, as one tree; every message gives the value, the rule and the way out.
+
+VFlowOptError
+├── StrategyError       a strategy file or value is wrong, or belongs to another model
+├── BudgetError         no keep ratios meet the asked budget with these stages
+├── SearchSpaceError    a search-space or study-recipe file is wrong
+├── ModelError          a model cannot be loaded, or is not one that can be pruned
+│   └── UnsupportedError    the model is known, but not what is asked of it
+├── CalibrationError    the calibration set cannot be read or is unusable
+├── CacheError          what was stored for a model cannot be written or read
+├── DivergenceError     a comparison gave a number that is not finite
+└── StudyError          the study cannot be created, resumed or exported
+"""
+
+from __future__ import annotations
+
+
+class VFlowOptError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class StrategyError(VFlowOptError, ValueError):
+    """A strategy file or value is wrong, or belongs to another model."""
+
+
+class BudgetError(VFlowOptError, ValueError):
+    """No keep ratios meet the asked budget with these stages."""
+
+
+class SearchSpaceError(VFlowOptError, ValueError):
+    """A search-space or study-recipe file is wrong."""
+
+
+class ModelError(VFlowOptError):
+    """A model cannot be loaded, or is not one that can be pruned."""
+
+
+class UnsupportedError(ModelError):
+    """The model is known, but not what is asked of it."""
+
+
+class CalibrationError(VFlowOptError):
+    """The calibration set cannot be read or is unusable."""
+
+
+class CacheError(VFlowOptError):
+    """What was stored for a model cannot be written or read."""
+
+
+class DivergenceError(VFlowOptError, ArithmeticError):
+    """A comparison gave a number that is not finite."""
+
+
+class StudyError(VFlowOptError):
+    """The study cannot be created, resumed or exported."""

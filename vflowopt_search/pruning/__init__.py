@@ -1,0 +1,1 @@
+"""Pruning visual tokens inside a stock transformers model, from outside, with hooks."""

@@ -1,0 +1,68 @@
+"""Attention masks of layers that hold fewer tokens than their neighbours, built by transformers.
+
+Shape suffixes: B = batch rows, K = tokens held, Q = new tokens, D = features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
+
+from vflowopt_search.pruning.state import Segment
+
+
+class LayerMasks:
+    """The masks of one forward, one per segment and layer type."""
+
+    def __init__(self, config: Any, cache: Any, tail_BQ: Tensor | None) -> None:
+        """Masks for the layers of `config`.
+
+        Args:
+            config: the backbone's configuration.
+            cache: the cache of this forward, None without one.
+            tail_BQ: which of the tokens after the prompt are real; None when all are.
+        """
+        self.config, self.cache, self.tail_BQ = config, cache, tail_BQ
+        self._made: dict[tuple[int, str], Any] = {}
+
+    def valid(self, segment: Segment, layer: int, num_new: int) -> Tensor:
+        """Which of the keys that `layer` sees in this forward are real, as 0/1, shape (B, K)."""
+        held = 0 if self.cache is None else _held(self.cache, layer)
+        if held == 0:
+            return segment.valid_BK.long()
+        num_after = held + num_new - segment.index_BK.shape[1]
+        tail_BQ = self.tail_BQ
+        if tail_BQ is None or tail_BQ.shape[1] != num_after:
+            tail_BQ = segment.valid_BK.new_ones(segment.valid_BK.shape[0], num_after)
+        return torch.cat([segment.valid_BK, tail_BQ.to(segment.valid_BK.device)], dim=1).long()
+
+    def mask(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
+        """The mask transformers would give this layer, had the model never seen the others."""
+        kind = _layer_type(self.config, layer)
+        if (segment.start, kind) not in self._made:
+            build: Any = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[kind]
+            self._made[segment.start, kind] = build(
+                config=self.config,
+                inputs_embeds=hidden_BQD,
+                attention_mask=self.valid(segment, layer, hidden_BQD.shape[1]),
+                past_key_values=self.cache,
+                position_ids=None,
+                layer_idx=layer,
+            )
+        return self._made[segment.start, kind]
+
+
+def _held(cache: Any, layer: int) -> int:
+    """Tokens in the cache of one layer."""
+    return int(cache.layers[layer].get_seq_length()) if layer < len(cache.layers) else 0
+
+
+def _layer_type(config: Any, layer: int) -> str:
+    """Name of the attention pattern of a layer, as transformers spells it."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return str(kinds[layer])
+    return "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"

@@ -1,0 +1,149 @@
+"""From what was recorded of the vision encoder to one score per visual token of every row.
+
+Shape suffixes: N = visual tokens of one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from vflowopt_search.errors import StrategyError, UnsupportedError
+from vflowopt_search.importance.registry import make_score
+from vflowopt_search.importance.signals import TokenGrid, VisualSignals
+from vflowopt_search.pruning.anatomy import Anatomy
+from vflowopt_search.pruning.plan import join_grids
+from vflowopt_search.pruning.vision import VisionRecorder
+from vflowopt_search.strategy import Stage, Strategy
+
+TEXT = "text_attention"
+
+
+class Scoring:
+    """The scores a strategy names, and the recorder of what they need.
+
+    Attributes:
+        text_layers: stage layers that are scored by attention inside the decoder.
+    """
+
+    def __init__(self, anatomy: Anatomy, strategy: Strategy) -> None:
+        """Raise StrategyError where a stage asks for a score it cannot have."""
+        self.strategy = strategy
+        names = {self.name_of(stage) for stage in strategy.stages}
+        self._scores = {name: make_score(strategy.importance, name) for name in sorted(names)}
+        self.text_layers = [s.layer for s in strategy.stages if self.is_text(s)]
+        if 0 in self.text_layers:
+            raise StrategyError(
+                "the stage at layer 0 asks for the score text_attention, but before the language "
+                "model no text has been read; use it from layer 1 on"
+            )
+        needs = frozenset[str]().union(*(score.needs for score in self._scores.values()))
+        importance = strategy.importance
+        if "attention" in needs and importance.vision_layer is None:
+            raise StrategyError(
+                f"the score {importance.score} reads the attention of a vision layer, but "
+                "importance.vision_layer is null; name the layer (0-based)"
+            )
+        self.recorder = VisionRecorder(
+            anatomy,
+            layer=importance.vision_layer if "attention" in needs else None,
+            pixels=importance.pixels if "entropy" in needs else None,
+        )
+
+    def name_of(self, stage: Stage) -> str:
+        """The score by which a stage chooses: its own or the strategy's."""
+        return stage.score or self.strategy.importance.score
+
+    def is_text(self, stage: Stage) -> bool:
+        """Whether a stage is scored by attention inside the decoder."""
+        return TEXT in self._scores[self.name_of(stage)].needs
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the vision encoder inside the `with` block."""
+        with self.recorder.recording():
+            yield
+        self.recorder.calls.clear()
+
+    def provide(self, signals: VisualSignals) -> None:
+        """Use these signals for the next prompt, whose features were encoded before."""
+        self.recorder.calls[:] = [signals]
+
+    def vision_scores(
+        self, row_tokens: Sequence[int]
+    ) -> tuple[dict[str, list[Tensor]], list[TokenGrid | None]]:
+        """Vision-side scores of every row, by name, and the rows' grids; uses up the record.
+
+        Args:
+            row_tokens: visual tokens of each batch row.
+
+        Raises:
+            UnsupportedError: the images recorded are not those of the prompt.
+        """
+        calls = self._calls_for(row_tokens)
+        images = [image for call in calls for image in call.images]
+        rows = assign_images(row_tokens, [len(image.grid) for image in images])
+        grids = [join_grids([images[i].grid for i in row]) if row else None for row in rows]
+        scores = {}
+        for name, score in self._scores.items():
+            if TEXT in score.needs:
+                continue
+            each = [one for call in calls for one in score(call.only(score.needs))]
+            scores[name] = [torch.cat([each[i] for i in row]) if row else EMPTY for row in rows]
+        return scores, grids
+
+    def _calls_for(self, row_tokens: Sequence[int]) -> list[VisualSignals]:
+        """The recorded calls that encoded this prompt's images: all of them, or the last one."""
+        calls, total = list(self.recorder.calls), sum(row_tokens)
+        self.recorder.calls.clear()
+        if not calls:
+            raise UnsupportedError(
+                "the prompt has visual tokens, but no image was encoded inside the "
+                "`with pruned(...)` block; pass pixel_values, not features encoded before"
+            )
+        for candidate in (calls, calls[-1:]):
+            encoded = sum(len(image.grid) for call in candidate for image in call.images)
+            if encoded and total % encoded == 0:
+                return candidate
+        raise UnsupportedError(
+            f"the prompt has {total} visual tokens but the images encoded give {encoded}; "
+            "pass the images of exactly this prompt"
+        )
+
+
+EMPTY = torch.zeros(0)
+
+
+def assign_images(row_tokens: Sequence[int], image_tokens: Sequence[int]) -> list[list[int]]:
+    """Which images belong to which batch row, in prompt order.
+
+    Beam search repeats every row of a batch, one after the other, after the images were encoded
+    once: then each image belongs to as many consecutive rows.
+
+    Args:
+        row_tokens: visual tokens of each row.
+        image_tokens: visual tokens of each image encoded.
+
+    Raises:
+        UnsupportedError: images and rows do not add up.
+    """
+    copies = sum(row_tokens) // max(1, sum(image_tokens))
+    rows: list[list[int]] = []
+    image = 0
+    for start in range(0, len(row_tokens), max(1, copies)):
+        wanted, mine = row_tokens[start], []
+        while wanted > 0 and image < len(image_tokens):
+            mine.append(image)
+            wanted -= image_tokens[image]
+            image += 1
+        group = row_tokens[start : start + copies]
+        if wanted != 0 or any(tokens != row_tokens[start] for tokens in group):
+            raise UnsupportedError(
+                f"row {start} has {row_tokens[start]} visual tokens, which no run of the images "
+                f"({list(image_tokens)} tokens) adds up to; pass each row's images in order"
+            )
+        rows.extend(list(mine) for _ in group)
+    return rows

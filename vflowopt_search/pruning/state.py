@@ -1,0 +1,124 @@
+"""What a pruned prefill leaves behind for the decode steps; it lives on the cache object.
+
+Shape suffixes: B = batch rows, S = unpruned sequence, K = tokens left, Q = new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STATE = "_vflowopt_state"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of decoder layers that work on one set of tokens.
+
+    Attributes:
+        start: first decoder layer of the run; it ends where the next segment starts.
+        index_BK: positions of the tokens in the unpruned sequence, left-padded with 0.
+        valid_BK: False at padding.
+        dense: True when nothing is padding, so that no mask is needed beyond causality.
+    """
+
+    start: int
+    index_BK: Tensor
+    valid_BK: Tensor
+    dense: bool
+
+    def places(self, other: Segment) -> Tensor:
+        """Where the tokens of `other` stand in this segment, shape of `other.index_BK`."""
+        place_BS = torch.zeros(
+            self.index_BK.shape[0],
+            int(self.index_BK.max()) + 1,
+            dtype=torch.long,
+            device=self.index_BK.device,
+        )
+        place_K = torch.arange(self.index_BK.shape[1], device=self.index_BK.device)
+        place_BK = torch.where(self.valid_BK, place_K, 0)
+        place_BS.scatter_reduce_(1, self.index_BK, place_BK, "amax")
+        return place_BS.gather(1, other.index_BK)
+
+
+def segment_of(alive_BS: Tensor, start: int) -> Segment:
+    """The segment of the tokens that are True in `alive_BS`, left-padded to the longest row."""
+    count_B = alive_BS.sum(1)
+    longest = int(count_B.max())
+    order_BS = torch.argsort(alive_BS.to(torch.int8), dim=1, stable=True)[:, -longest:]
+    place_K = torch.arange(longest, device=alive_BS.device)
+    valid_BK = place_K >= (longest - count_B)[:, None]
+    index_BK = torch.where(valid_BK, order_BS, 0)
+    return Segment(start, index_BK, valid_BK, dense=bool(valid_BK.all()))
+
+
+def whole_segment(valid_BS: Tensor) -> Segment:
+    """The segment of a prompt as it came in, padding where it was."""
+    index_BS = torch.arange(valid_BS.shape[1], device=valid_BS.device).expand_as(valid_BS)
+    return Segment(0, index_BS, valid_BS, dense=bool(valid_BS.all()))
+
+
+@dataclass
+class PrunedState:
+    """The segments of a prompt and what decoding after it needs to know.
+
+    Attributes:
+        segments: in the order of the layers; the first starts at layer 0.
+        length: tokens of the unpruned prompt, padding included.
+        shortened: whether stage 0 removed anything, so that layer 0 holds fewer tokens.
+        shift_B: how far positions moved forward by packing, None for original positions.
+    """
+
+    segments: list[Segment]
+    length: int
+    shortened: bool = False
+    shift_B: Tensor | None = None
+
+    def segment_at(self, layer: int) -> Segment:
+        """The segment that a decoder layer belongs to."""
+        return [segment for segment in self.segments if segment.start <= layer][-1]
+
+
+class LogicalLength:
+    """Mixed into a cache's class: the cache answers the length of the *unpruned* sequence.
+
+    `generate`, position ids and a second turn all count the tokens that users gave, while every
+    layer holds fewer; masks are sized per layer and read the real lengths.
+    """
+
+    layers: list[Any]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen so far, those that were pruned included."""
+        held = self.get_query_offset(layer_idx)
+        state = state_of(self)
+        if state is None or held == 0:
+            return held
+        return held - state.segment_at(layer_idx).index_BK.shape[1] + state.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Tokens that this layer really holds: masks are laid out on these."""
+        return int(self.layers[layer_idx].get_seq_length()) if self.layers else 0
+
+
+def attach_state(cache: Any, state: PrunedState | None) -> None:
+    """Keep `state` on the cache object and let it answer the unpruned length from now on."""
+    if state is None and state_of(cache) is None:
+        return
+    if not isinstance(cache, LogicalLength):
+        kind = type(cache)
+        cache.__class__ = type(f"Pruned{kind.__name__}", (LogicalLength, kind), {})
+    setattr(cache, STATE, state)
+
+
+def state_of(cache: Any) -> PrunedState | None:
+    """What a pruned prefill left on this cache, None if it was not pruned."""
+    return getattr(cache, STATE, None)
+
+
+def is_empty(cache: Any) -> bool:
+    """Whether nothing has been written yet: the coming forward is a prefill."""
+    return cache is None or not cache.layers or int(cache.layers[0].get_seq_length()) == 0
