@@ -72,10 +72,11 @@ def generate(model: Any, inputs: BatchFeature, **options: Any) -> Steps:
     """Prefill and eight decode steps; logits are taken at the head (`generate` rounds to fp32)."""
     seen: list[Tensor] = []
     hook = model.lm_head.register_forward_hook(lambda m, a, out: seen.append(out[:, -1].clone()))
-    sequences = model.generate(
-        **inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, **options
-    )
-    hook.remove()
+    length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    try:
+        sequences = model.generate(**inputs, **length, do_sample=False, **options)
+    finally:
+        hook.remove()
     return Steps(sequences[:, inputs["input_ids"].shape[1] :], torch.stack(seen, dim=1))
 
 

@@ -161,7 +161,7 @@ class PruningEngine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
         state = state_of(cache)
-        if self._input_ids is not None and self._num_visual() > 0:
+        if self.scoring.forget_images():
             raise UnsupportedError(
                 "an image was added to a conversation whose first turn is already in the cache; "
                 "pruning reads all images in the first forward: start from an empty cache"

@@ -72,6 +72,12 @@ class Scoring:
         """Use these signals for the next prompt, whose features were encoded before."""
         self.recorder.calls[:] = [signals]
 
+    def forget_images(self) -> bool:
+        """Drop what was recorded since the last prompt; whether there was anything."""
+        forgotten = bool(self.recorder.calls)
+        self.recorder.calls.clear()
+        return forgotten
+
     def vision_scores(
         self, row_tokens: Sequence[int]
     ) -> tuple[dict[str, list[Tensor]], list[TokenGrid | None]]:
