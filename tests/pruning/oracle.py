@@ -136,7 +136,8 @@ def _write_recycled(
 ) -> None:
     if strategy.recycling is None:
         return
-    weights = eager_importance(model, inputs, strategy.importance)
+    map_TQQ = projected_map(model, inputs, strategy.importance.vision_layer or 0)
+    weights = importance_of_map(model, inputs, strategy.importance, map_TQQ)
     for row, recycled in enumerate(last.recycled):
         visual = (inputs["input_ids"][row] == model.config.image_token_id).nonzero()[:, 0].tolist()
         weight = dict(zip(visual, weights[row].tolist(), strict=True))
@@ -160,7 +161,35 @@ def eager_importance(
     call = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     maps = base.get_image_features(**call, output_attentions=True).attentions
     tower.set_attn_implementation(implementation)
-    map_TQQ = maps[importance.vision_layer].mean(1)
+    return importance_of_map(model, inputs, importance, maps[importance.vision_layer].mean(1))
+
+
+def projected_map(model: Any, inputs: BatchFeature, vision_layer: int) -> Tensor:
+    """The head-mean map from the layer's own projections: eager attention rounds to fp32."""
+    attention = model.model.vision_tower.encoder.layers[vision_layer].self_attn
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        getattr(attention, name).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: out})
+        )
+        for name in ("q_proj", "k_proj")
+    ]
+    call = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    model.model.get_image_features(**call)
+    for hook in hooks:
+        hook.remove()
+    shape = (*seen["q_proj"].shape[:2], attention.num_heads, -1)
+    query_THQD, key_THQD = (seen[name].view(shape).transpose(1, 2) for name in ("q_proj", "k_proj"))
+    logits_THQQ = query_THQD @ key_THQD.transpose(-1, -2) * attention.head_dim**-0.5
+    map_TQQ: Tensor = logits_THQQ.softmax(-1).mean(1)
+    return map_TQQ
+
+
+def importance_of_map(
+    model: Any, inputs: BatchFeature, importance: Importance, map_TQQ: Tensor
+) -> list[Tensor]:
+    """Context relevance of each image's tokens, from a head-mean attention map."""
+    tower = model.model.vision_tower
     prefix = int(hasattr(tower, "embeddings") and hasattr(tower.embeddings, "class_embedding"))
     received_TP = map_TQQ[:, :, prefix:].mean(1)
     context_TP = context_tokens(received_TP, importance.context_threshold)

@@ -13,6 +13,7 @@ from tests.tiny import FAMILIES, tiny_model
 from vflowopt_search.deploy import pruned
 from vflowopt_search.pruning import engine as engine_module
 from vflowopt_search.pruning.masks import LayerMasks
+from vflowopt_search.pruning.positions import positions_at
 from vflowopt_search.pruning.state import Segment
 from vflowopt_search.strategy import Recycling, Strategy
 
@@ -70,7 +71,7 @@ def test_keeping_everything_is_bit_identical(family: str, attn: str) -> None:
 def first_positions(kwargs: dict[str, Any], place_BK: Tensor) -> dict[str, Any]:
     """A broken engine: survivors get the positions of the first tokens, not their own."""
     shifted = torch.arange(place_BK.shape[1]).expand_as(place_BK)
-    return _true_at(kwargs, shifted)
+    return _true_positions_at(kwargs, shifted)
 
 
 def padding_seen(self: LayerMasks, segment: Segment, layer: int, num_new: int) -> Tensor:
@@ -83,11 +84,11 @@ def neighbours_kept(self: Segment, other: Segment) -> Tensor:
     return (_true_places(self, other) - 1).clamp(min=0)
 
 
-_true_at = engine_module._at
+_true_positions_at = positions_at
 _true_valid = LayerMasks.valid
 _true_places = Segment.places
 BROKEN = [
-    (engine_module, "_at", first_positions),
+    (engine_module, "positions_at", first_positions),
     (LayerMasks, "valid", padding_seen),
     (Segment, "places", neighbours_kept),
 ]

@@ -1,0 +1,176 @@
+"""The reference is the plain model's, computed once, and never trusted when it should not be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.small_set import small_set
+from tests.tiny import FAMILIES, tiny_model, tiny_processor
+from vflowopt_search.adapters.loading import pixel_scale
+from vflowopt_search.adapters.registry import adapter_for
+from vflowopt_search.calibration.encoding import encode
+from vflowopt_search.calibration.samples import CalibrationSet
+from vflowopt_search.errors import CacheError
+from vflowopt_search.reference.unpruned import Reference, build_reference
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def built(
+    family: str,
+    cache: Path | None,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    calibration: CalibrationSet | None = None,
+) -> Reference:
+    processor = processor or tiny_processor(family)
+    return build_reference(
+        adapter_for(model or tiny_model(family)),
+        processor,
+        calibration or small_set(),
+        pixel_scale(processor),
+        cache=cache,
+    )
+
+
+@every_family
+def test_the_readout_is_that_of_each_sample_alone(family: str) -> None:
+    model, processor, calibration = tiny_model(family), tiny_processor(family), small_set()
+    reference = built(family, None, model=model, calibration=calibration)
+    for row, sample in enumerate(calibration.samples):
+        with torch.no_grad():
+            alone = model(**encode(processor, [sample]), output_hidden_states=True)
+        logits_V, hidden_LD = (
+            reference.readout.logits_BV[row],
+            reference.readout.hidden_BLD[row],
+        )
+        torch.testing.assert_close(logits_V, alone.logits[0, -1], rtol=1e-4, atol=2e-5)
+        states = alone.hidden_states  # embeddings first; the last one is after the final norm
+        assert len(states) == len(hidden_LD) + 1
+        for layer, state in enumerate(states[1:]):
+            torch.testing.assert_close(hidden_LD[layer], state[0, -1], rtol=1e-4, atol=2e-5)
+
+
+@every_family
+def test_a_second_time_comes_from_disk_and_is_the_same(family: str, tmp_path: Path) -> None:
+    first, second = built(family, tmp_path), built(family, tmp_path)
+    assert not first.from_cache
+    assert second.from_cache
+    assert torch.equal(first.readout.hidden_BLD, second.readout.hidden_BLD)
+    assert torch.equal(first.readout.logits_BV, second.readout.logits_BV)
+    for mine, other in zip(first.prepared.samples, second.prepared.samples, strict=True):
+        assert torch.equal(mine.input_ids, other.input_ids)
+        assert mine.entropy_TP is not None
+        assert other.entropy_TP is not None
+        assert torch.equal(mine.entropy_TP, other.entropy_TP)
+        for one, same in zip(mine.features, other.features, strict=True):
+            assert torch.equal(one, same)
+
+
+def nudge_a_weight() -> dict[str, Any]:
+    model = tiny_model("llava")
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] += 1e-3
+    return {"model": model}
+
+
+def change_the_processor() -> dict[str, Any]:
+    processor: Any = tiny_processor("llava")
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    return {"processor": processor}
+
+
+CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
+    "weights": nudge_a_weight,
+    "samples": lambda: {"calibration": small_set(seed=2)},
+    "dtype": lambda: {"model": tiny_model("llava", dtype=torch.bfloat16)},
+    "processor": change_the_processor,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_noticed(change: str, tmp_path: Path) -> None:
+    built("llava", tmp_path)
+    assert not built("llava", tmp_path, **CHANGES[change]()).from_cache
+    assert built("llava", tmp_path).from_cache
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-50] ^= 0x40
+    path.write_bytes(bytes(data))
+
+
+def lose_the_label(path: Path) -> None:
+    path.with_suffix(".json").unlink()
+
+
+def garble_the_label(path: Path) -> None:
+    path.with_suffix(".json").write_text("[1, 2")
+
+
+def drop_a_tensor(path: Path) -> None:
+    """A whole file with a right checksum whose features are of fewer samples."""
+    from safetensors.torch import load_file, save_file
+
+    from vflowopt_search.reference.cache import file_sha256
+
+    tensors = load_file(path)
+    tensors["features_ND"] = tensors["features_ND"][:-1].contiguous()
+    save_file(tensors, path)
+    label = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(label | {"sha256": file_sha256(path)}))
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_byte, lose_the_label, garble_the_label, drop_a_tensor]
+)
+def test_a_damaged_file_is_rebuilt(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    whole = built("llava_onevision", tmp_path)
+    [path] = tmp_path.rglob("*.safetensors")
+    damage(path)
+    again = built("llava_onevision", tmp_path)
+    assert not again.from_cache
+    assert torch.equal(whole.readout.logits_BV, again.readout.logits_BV)
+    assert built("llava_onevision", tmp_path).from_cache
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(CacheError, match=r"cannot be written .* name another one with --cache"):
+        built("llava", blocked)
+
+
+def test_nothing_half_written_stays_behind(tmp_path: Path) -> None:
+    built("llava", tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        "reference.json",
+        "reference.safetensors",
+    ]
+
+
+def test_progress_counts_every_sample() -> None:
+    seen: list[tuple[int, int]] = []
+    processor = tiny_processor("llava")
+    build_reference(
+        adapter_for(tiny_model("llava")),
+        processor,
+        replace(small_set(20)),
+        pixel_scale(processor),
+        cache=None,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(16, 20), (20, 20)]

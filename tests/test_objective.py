@@ -1,0 +1,121 @@
+"""What the search measures is what deployment does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pruning.oracle import strategy_of
+from tests.small_set import small_set
+from tests.tiny import FAMILIES, tiny_model, tiny_processor
+from vflowopt_search.calibration.encoding import encode
+from vflowopt_search.deploy import pruned
+from vflowopt_search.divergence import METRICS
+from vflowopt_search.errors import DivergenceError
+from vflowopt_search.objective import Objective, build_objective
+from vflowopt_search.strategy import Importance, Recycling, Strategy
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_metric = pytest.mark.parametrize("metric", sorted(METRICS))
+EVERYONE = list(range(7))
+
+
+def objective_of(family: str, metric: str = "last_token_cosine", **options: Any) -> Objective:
+    return build_objective(
+        tiny_model(family), tiny_processor(family), small_set(), metric=metric, **options
+    )
+
+
+def full_strategy(objective: Objective, **changed: Any) -> Strategy:
+    importance = Importance(
+        vision_layer=1,
+        context_threshold=1.2,
+        entropy_weight=0.5,
+        pixels=objective.facts.pixels,
+    )
+    return strategy_of(
+        (0, 0.5), (3, 0.5), importance=importance, recycling=Recycling(cell=2.0), **changed
+    )
+
+
+@every_family
+def test_a_trial_measures_what_a_deployed_model_does(family: str) -> None:
+    """Total variation from cached features and maps = that of two live models on pixels."""
+    objective = objective_of(family, "total_variation", batch_size=3)
+    strategy = full_strategy(objective)
+    model, inputs = tiny_model(family), encode(tiny_processor(family), small_set().samples)
+    with torch.no_grad():
+        plain_BV = model(**inputs, logits_to_keep=1).logits[:, -1].softmax(-1)
+        with pruned(model, strategy):
+            pruned_BV = model(**inputs, logits_to_keep=1).logits[:, -1].softmax(-1)
+    live_B = (plain_BV - pruned_BV).abs().sum(-1) / 2
+    measured_B = torch.tensor(objective.measure(strategy, EVERYONE))
+    assert live_B.max() > 0.05
+    torch.testing.assert_close(measured_B, live_B, rtol=1e-4, atol=1e-5)
+
+
+@every_family
+@every_metric
+def test_keeping_everything_diverges_by_nothing(family: str, metric: str) -> None:
+    objective = objective_of(family, metric)
+    assert max(objective.measure(strategy_of((0, 1.0), (3, 1.0)), EVERYONE)) < 1e-6
+    assert min(objective.measure(full_strategy(objective), EVERYONE)) > 1e-4
+
+
+@every_family
+def test_batches_and_their_order_change_nothing(family: str) -> None:
+    one_by_one = objective_of(family, batch_size=1)
+    together = objective_of(family, batch_size=5)
+    strategy = full_strategy(together)
+    expected = one_by_one.measure(strategy, EVERYONE)
+    assert together.measure(strategy, EVERYONE) == pytest.approx(expected, abs=1e-5)
+    assert together.measure(strategy, [5, 2, 6]) == pytest.approx(
+        [expected[i] for i in (5, 2, 6)], abs=1e-5
+    )
+
+
+def test_maps_beyond_the_bound_are_computed_again_and_equal() -> None:
+    roomy, tight = objective_of("llava_onevision"), objective_of("llava_onevision")
+    tight.source.maps.limit_bytes = 3 * 5 * 16 * 16 * 4  # three samples' maps of one layer
+    strategy = full_strategy(roomy)
+    expected = roomy.measure(strategy, EVERYONE)
+    for _ in range(2):
+        assert tight.measure(strategy, EVERYONE) == pytest.approx(expected, abs=1e-7)
+    assert tight.source.maps.held_bytes <= tight.source.maps.limit_bytes
+    assert roomy.source.maps.held_bytes > tight.source.maps.limit_bytes
+
+
+def test_the_vision_encoder_runs_once_for_all_trials() -> None:
+    objective = objective_of("llava_onevision")
+    runs: list[int] = []
+    tower = objective.adapter.vision_tower
+    hook = tower.register_forward_hook(lambda *_: runs.append(1))
+    objective.measure(full_strategy(objective), EVERYONE)
+    first = len(runs)
+    for layer in range(4):
+        importance = Importance(vision_layer=layer)
+        objective.measure(strategy_of((0, 0.3), importance=importance), EVERYONE)
+    hook.remove()
+    assert first == len(runs) == 1
+
+
+def test_a_number_that_is_not_finite_is_refused() -> None:
+    objective = objective_of("llava")
+    final_norm = objective.adapter.backbone.norm
+    hook = final_norm.register_forward_hook(lambda m, a, out: out * float("nan"))
+    with pytest.raises(DivergenceError, match="not finite for 7 of 7 samples"):
+        objective.measure(strategy_of((0, 0.5)), EVERYONE)
+    hook.remove()
+    assert len(objective.measure(strategy_of((0, 0.5)), EVERYONE)) == 7
+
+
+def test_facts_for_the_search_space() -> None:
+    facts = objective_of("llava_onevision", name="a-model").facts
+    assert facts.identity.name == "a-model"
+    assert facts.identity.decoder_layers == 6
+    assert facts.vision_layers_available == (0, 1, 2, 3)
+    assert facts.has_separators
+    assert facts.pixels is not None
+    assert not objective_of("llava").facts.has_separators

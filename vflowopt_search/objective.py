@@ -1,0 +1,144 @@
+"""A strategy in, the divergence of each calibration sample out; knows no Optuna.
+
+Shape suffixes: B = samples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.loading import pixel_scale
+from vflowopt_search.adapters.registry import adapter_for, identity_of
+from vflowopt_search.calibration.samples import CalibrationSet
+from vflowopt_search.deploy import attached_engine
+from vflowopt_search.divergence import divergence
+from vflowopt_search.importance.signals import VisualSignals
+from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.reference.attention_maps import AttentionMaps
+from vflowopt_search.reference.prepared import PreparedSet, Progress, batches
+from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
+from vflowopt_search.reference.unpruned import Reference, build_reference
+from vflowopt_search.search_space import ModelFacts
+from vflowopt_search.strategy import Strategy
+
+MAPS_BYTES = 4 * 2**30
+
+
+class SignalSource:
+    """Signals of prepared samples, with the attention maps that an engine's scores need."""
+
+    def __init__(self, prepared: PreparedSet, maps: AttentionMaps) -> None:
+        self.prepared, self.maps = prepared, maps
+
+    def feed(self, engine: PruningEngine, indices: Sequence[int]) -> dict[str, Any]:
+        """Give the engine the signals of a batch; returns the batch for the model."""
+        layer = engine.scoring.recorder.layer
+        signals: VisualSignals = self.prepared.signals(indices)
+        if layer is not None:
+            signals = replace(signals, attention=self.maps.attention(layer, indices))
+        engine.scoring.provide(signals)
+        return self.prepared.inputs(indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Divergence of pruned from unpruned on a calibration set (VFlowOpt section 1.5).
+
+    Attributes:
+        adapter: the model.
+        facts: what a search space has to know of it.
+        reference: the unpruned model's readout.
+        source: signals of the samples.
+        metric: one of `divergence.METRICS`.
+        batch_size: samples that are run together.
+    """
+
+    adapter: Adapter
+    facts: ModelFacts
+    reference: Reference
+    source: SignalSource
+    metric: str
+    batch_size: int
+
+    @property
+    def num_samples(self) -> int:
+        """Size of the calibration set."""
+        return len(self.reference.prepared)
+
+    def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:
+        """Divergence of each of the samples `indices` under `strategy`.
+
+        The vision encoder does not run: features and attention maps come from the reference.
+
+        Raises:
+            DivergenceError: a sample's divergence is not finite.
+        """
+        layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
+        values: list[float] = []
+        with attached_engine(self.adapter.model, strategy) as engine:
+            for chunk in batches(len(indices), self.batch_size):
+                rows = [indices[i] for i in chunk]
+                inputs = self.source.feed(engine, rows)
+                pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
+                unpruned = self.reference.rows(rows, pruned.hidden_BLD.device)
+                values += divergence(self.metric, unpruned, pruned).tolist()
+        return values
+
+
+def build_objective(
+    model: nn.Module,
+    processor: Any,
+    calibration: CalibrationSet,
+    *,
+    metric: str = "last_token_cosine",
+    batch_size: int | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    name: str | None = None,
+) -> Objective:
+    """Encode the calibration set, run the unpruned model on it once, and be ready for strategies.
+
+    Args:
+        model: a loaded model of a supported family.
+        processor: its processor.
+        calibration: the samples.
+        metric: one of `divergence.METRICS`.
+        batch_size: samples to a batch; chosen by prompt length when None.
+        cache: folder in which the unpruned model's results are kept; None keeps nothing.
+        progress: called with (samples done, samples in total) while the reference is computed.
+        name: the model's name for strategy files; where it was loaded from when None.
+
+    Raises:
+        ModelError: no adapter serves the model.
+        CacheError: the cache folder cannot be written.
+    """
+    adapter = adapter_for(model)
+    pixels = pixel_scale(processor)
+    reference = build_reference(
+        adapter, processor, calibration, pixels, cache=cache, progress=progress
+    )
+    prepared = reference.prepared
+    maps = AttentionMaps(adapter, processor, calibration.samples, prepared, limit_bytes=MAPS_BYTES)
+    facts = ModelFacts(
+        identity=identity_of(model, name),
+        pixels=pixels,
+        vision_layers_available=tuple(range(len(adapter.vision_attentions))),
+        packs_positions="packed" in adapter.family.positions,
+        has_separators=any(
+            bool(image.grid.separator_N.any()) for s in prepared.samples for image in s.images
+        ),
+    )
+    return Objective(
+        adapter=adapter,
+        facts=facts,
+        reference=reference,
+        source=SignalSource(prepared, maps),
+        metric=metric,
+        batch_size=batch_size or prepared.batch_size(),
+    )

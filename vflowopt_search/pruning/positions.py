@@ -1,0 +1,53 @@
+"""Position ids and rotary embeddings of the tokens that are left.
+
+Shape suffixes: B = batch rows, S = sequence before, K = tokens left, D = features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.pruning.state import Segment
+
+
+def gather_last(values: Tensor, index_BK: Tensor) -> Tensor:
+    """Take columns of (..., B or 1, S) by per-row indices: (..., B, K)."""
+    shape = (*values.shape[:-2], *index_BK.shape)
+    expanded = values.expand(*values.shape[:-2], index_BK.shape[0], values.shape[-1])
+    return expanded.gather(-1, index_BK.expand(shape))
+
+
+def packed(position_ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor]:
+    """Consecutive positions from each row's first one, and how far the last one moved."""
+    if position_ids_BK.dim() != 2:
+        raise UnsupportedError(
+            "positions 'packed' needs one-dimensional positions, but this model rotates by "
+            "several (M-RoPE); use positions 'original'"
+        )
+    step_BK = (first.valid_BK.long().cumsum(1) - 1).clamp(min=0)
+    start_B = position_ids_BK.gather(1, (~first.valid_BK).sum(1, keepdim=True))
+    packed_BK = torch.where(first.valid_BK, start_B + step_BK, position_ids_BK)
+    return packed_BK, (position_ids_BK - packed_BK)[:, -1]
+
+
+def positions_at(kwargs: dict[str, Any], place_BK: Tensor) -> dict[str, Any]:
+    """Position ids and rotary embeddings of a layer's arguments, at the places given."""
+    taken: dict[str, Any] = {}
+    if isinstance(kwargs.get("position_ids"), Tensor):
+        taken["position_ids"] = gather_last(kwargs["position_ids"], place_BK)
+    if kwargs.get("position_embeddings") is not None:
+        taken["position_embeddings"] = tuple(
+            _gather_rows(part, place_BK) for part in kwargs["position_embeddings"]
+        )
+    return taken
+
+
+def _gather_rows(values: Tensor, index_BK: Tensor) -> Tensor:
+    """Take rows of (..., B or 1, S, D) by per-row indices: (..., B, K, D)."""
+    lead, dim = values.shape[:-3], values.shape[-1]
+    expanded = values.expand(*lead, index_BK.shape[0], *values.shape[-2:])
+    return expanded.gather(-2, index_BK[..., None].expand(*lead, *index_BK.shape, dim))

@@ -1,0 +1,192 @@
+"""The unpruned model on the calibration set: run once, kept on disk, checked before it is used.
+
+Shape suffixes: S = samples, L = decoder layers, D = hidden width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.registry import config_sha256
+from vflowopt_search.calibration.samples import CalibrationSet
+from vflowopt_search.divergence import Readout
+from vflowopt_search.reference.cache import read_tensors, write_tensors
+from vflowopt_search.reference.fingerprint import inputs_sha256, weights_sha256
+from vflowopt_search.reference.prepared import (
+    PreparedSample,
+    PreparedSet,
+    Progress,
+    batches,
+    encode_vision,
+    encoded_batches,
+    pad_token_of,
+    split_by_sample,
+    vision_inputs,
+)
+from vflowopt_search.reference.readout import read_out
+from vflowopt_search.strategy import PixelScale
+
+FORMAT = "vflowopt-reference/1"
+ENCODE_BATCH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the unpruned model gave for each calibration sample.
+
+    Attributes:
+        prepared: the samples, encoded.
+        readout: hidden_SLD of every decoder layer and logits_SV, on the CPU.
+        from_cache: whether it was read from disk instead of computed.
+    """
+
+    prepared: PreparedSet
+    readout: Readout
+    from_cache: bool
+
+    def rows(self, indices: Sequence[int], device: torch.device) -> Readout:
+        """The readout of some samples."""
+        chosen = torch.tensor(list(indices))
+        return Readout(
+            hidden_BLD=self.readout.hidden_BLD[chosen].to(device),
+            logits_BV=self.readout.logits_BV[chosen].to(device),
+        )
+
+
+def build_reference(
+    adapter: Adapter,
+    processor: Any,
+    calibration: CalibrationSet,
+    pixels: PixelScale | None,
+    *,
+    cache: Path | None,
+    progress: Progress | None = None,
+) -> Reference:
+    """Read the reference from the cache folder, or compute it and leave it there.
+
+    Args:
+        adapter: the model.
+        processor: its processor.
+        calibration: the samples.
+        pixels: how the processor normalises pixels, None if that cannot be undone.
+        cache: folder of stored references; None keeps nothing on disk.
+        progress: called with (samples done, samples in total).
+
+    Raises:
+        CacheError: the cache folder cannot be written.
+    """
+    key = reference_key(adapter, processor, calibration)
+    path = None if cache is None else _path(cache, key)
+    stored = None if path is None else read_tensors(path, key)
+    if stored is not None:
+        prepared = _prepared_from(adapter, processor, calibration, stored)
+        if prepared is not None:
+            readout = Readout(hidden_BLD=stored["hidden_SLD"], logits_BV=stored["logits_SV"])
+            return Reference(prepared, readout, from_cache=True)
+    reference = _compute(adapter, processor, calibration, pixels, progress)
+    if path is not None:
+        write_tensors(path, _to_tensors(reference), key)
+    return reference
+
+
+def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet) -> dict[str, str]:
+    """All that the reference depends on, as strings."""
+    first = next(encoded_batches(adapter, processor, calibration.samples[:1], 1))
+    return {
+        "format": FORMAT,
+        "config": config_sha256(adapter.config),
+        "weights": weights_sha256(adapter.model),
+        "calibration": calibration.sha256,
+        "processor": _processor_sha256(processor),
+        "first_inputs": inputs_sha256(first),
+        "dtype": str(adapter.backbone.dtype),
+        "attention": str(adapter.backbone.config._attn_implementation),
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _processor_sha256(processor: Any) -> str:
+    """Fingerprint of image processing, tokenizer and chat template."""
+    tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
+    parts = [
+        json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str),
+        tokenizer.to_str() if tokenizer is not None else repr(processor.tokenizer),
+        str(getattr(processor, "chat_template", None)),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _path(cache: Path, key: Mapping[str, str]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache / "references" / digest[:24] / "reference.safetensors"
+
+
+def _compute(
+    adapter: Adapter,
+    processor: Any,
+    calibration: CalibrationSet,
+    pixels: PixelScale | None,
+    progress: Progress | None,
+) -> Reference:
+    """Encode and run every sample, batch by batch."""
+    samples: list[PreparedSample] = []
+    hidden, logits = [], []
+    pad = pad_token_of(processor)
+    for inputs in encoded_batches(adapter, processor, calibration.samples, ENCODE_BATCH):
+        fresh = PreparedSet(adapter, encode_vision(adapter, inputs, pixels), pad_token_id=pad)
+        for chunk in batches(len(fresh), fresh.batch_size()):
+            readout = read_out(adapter, fresh.inputs(chunk), layers=True, logits=True)
+            hidden.append(readout.hidden_BLD.cpu())
+            logits.append(readout.logits_BV.cpu())
+        samples += fresh.samples
+        if progress is not None:
+            progress(len(samples), len(calibration.samples))
+    readout = Readout(hidden_BLD=torch.cat(hidden), logits_BV=torch.cat(logits))
+    return Reference(PreparedSet(adapter, samples, pad_token_id=pad), readout, from_cache=False)
+
+
+def _to_tensors(reference: Reference) -> dict[str, Tensor]:
+    """What goes to disk; token ids and geometry are made again from the samples."""
+    samples = reference.prepared.samples
+    tensors = {
+        "hidden_SLD": reference.readout.hidden_BLD,
+        "logits_SV": reference.readout.logits_BV,
+        "features_ND": torch.cat([one for sample in samples for one in sample.features]),
+    }
+    entropies = [sample.entropy_TP for sample in samples if sample.entropy_TP is not None]
+    if entropies:
+        tensors["entropy_TP"] = torch.cat(entropies)
+    return tensors
+
+
+def _prepared_from(
+    adapter: Adapter, processor: Any, calibration: CalibrationSet, stored: Mapping[str, Tensor]
+) -> PreparedSet | None:
+    """The samples with features and entropy from disk; None if they do not add up."""
+    features_ND, entropy_TP = stored["features_ND"], stored.get("entropy_TP")
+    samples: list[PreparedSample] = []
+    token = tile = 0
+    for inputs in encoded_batches(adapter, processor, calibration.samples, ENCODE_BATCH):
+        images = adapter.images(vision_inputs(inputs))
+        sizes = [len(image.grid) for image in images]
+        tiles = sum(image.num_tiles for image in images)
+        if token + sum(sizes) > len(features_ND):
+            return None
+        features = torch.split(features_ND[token : token + sum(sizes)], sizes)
+        entropy = None if entropy_TP is None else entropy_TP[tile : tile + tiles]
+        samples += split_by_sample(adapter, inputs, images, features, entropy)
+        token, tile = token + sum(sizes), tile + tiles
+    if token != len(features_ND):
+        return None
+    return PreparedSet(adapter, samples, pad_token_id=pad_token_of(processor))
