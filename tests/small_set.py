@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.pruning.oracle import noise_image
-from vflowopt_search.calibration.choice import fingerprint
-from vflowopt_search.calibration.samples import CalibrationSet, Sample
+from vflowopt_search.calibration.samples import CalibrationSet, Sample, fingerprint
 
 PROMPTS = ("how many", "What color is the cat?", "describe the picture on the left", "is there")
 

@@ -1,0 +1,163 @@
+"""Samples are chosen by seed, the unusable skipped and counted, and told by a fingerprint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from tests.calibration.data import NUM, choose, picture, table, write_jsonl
+from vflowopt_search.calibration import choice
+from vflowopt_search.calibration.choice import load_calibration, order
+from vflowopt_search.calibration.samples import Sample, fingerprint
+from vflowopt_search.errors import CalibrationError
+
+
+def test_chosen_by_seed_without_replacement() -> None:
+    ids = {
+        seed: [s.id for s in choose(table(), num_samples=6, seed=seed).samples] for seed in (1, 2)
+    }
+    assert ids[1] == [s.id for s in choose(table(), num_samples=6, seed=1).samples]
+    assert ids[1] != ids[2]
+    assert len(set(ids[1])) == 6
+
+
+def test_more_samples_extend_the_choice() -> None:
+    few, many = (choose(table(), num_samples=num).samples for num in (4, 9))
+    assert [s.id for s in few] == [s.id for s in many][:4]
+
+
+def test_rows_added_later_do_not_reorder() -> None:
+    later = order(200, seed=5)
+    assert sorted(later) == list(range(200))
+    assert [row for row in later if row < 150] == order(150, seed=5)
+    assert later != order(200, seed=6)
+
+
+def test_fewer_than_asked_takes_all_and_says_so() -> None:
+    loaded = choose(table(), num_samples=50)
+    assert len(loaded) == NUM
+    assert loaded.note == "38 fewer than asked: 12 of 50"
+    assert choose(table(), num_samples=NUM).note == ""
+
+
+def test_only_chosen_images_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def count(value: Any, folder: Path | None = None) -> Image.Image:
+        opened.append(value)
+        return picture(0)
+
+    monkeypatch.setattr(choice, "open_image", count)
+    monkeypatch.setattr(
+        ImageFeature, "decode_example", lambda *_: pytest.fail("decoded by datasets")
+    )
+    choose(table(), num_samples=3)
+    assert len(opened) == 3
+
+
+def test_the_fingerprint_notices_any_change() -> None:
+    (sample,) = choose(table(), num_samples=1).samples
+    image = sample.images[0]
+    touched = image.copy()
+    touched.putpixel((3, 3), (1, 2, 3))
+    reshaped = Image.frombytes("RGB", (image.height, image.width), image.tobytes())
+    variants = [
+        sample,
+        replace(sample, prompt=sample.prompt + " "),
+        replace(sample, images=(touched,)),
+        replace(sample, images=(reshaped,)),
+        replace(sample, images=(image, image)),
+    ]
+    prints = [fingerprint([variant]) for variant in variants]
+    prints += [
+        fingerprint([sample, sample]),
+        fingerprint(variants[:2]),
+        fingerprint(variants[1::-1]),
+    ]
+    assert len(set(prints)) == len(prints)
+
+
+def test_the_fingerprint_knows_where_each_part_ends() -> None:
+    pixel = Image.frombytes("RGB", (1, 1), b"ABC")
+    two = [Sample("a", "p", (pixel,)), Sample("b", "q", (pixel,))]
+    one = [Sample("a", "p1RGB 1 1ABCq", (pixel,))]
+    assert fingerprint(two) != fingerprint(one)
+
+
+def test_the_fingerprint_is_not_about_names() -> None:
+    (sample,) = choose(table(), num_samples=1).samples
+    assert fingerprint([sample]) == fingerprint([replace(sample, id="x", group=None)])
+    assert choose(table()).sha256 == choose(table(), name="other").sha256
+
+
+def test_unreadable_images_are_replaced_and_counted(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path)
+    (tmp_path / "images" / "4.png").write_bytes(b"damaged")
+    (tmp_path / "images" / "5.png").unlink()
+    loaded = load_calibration(file, num_samples=10)
+    assert len(loaded) == 10
+    assert loaded.skipped == 2
+    assert "2 rows with unreadable images skipped (the first: images/" in loaded.note
+
+
+def test_too_many_unreadable_images(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path)
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").write_bytes(b"damaged")
+    with pytest.raises(
+        CalibrationError, match=r"4 images of .* more than 20% .*the first: images/"
+    ):
+        load_calibration(file, num_samples=50)
+
+
+def test_a_hopeless_data_set_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    def fail(value: Any, folder: Path | None = None) -> Image.Image:
+        tried.append(value)
+        raise CalibrationError("damaged")
+
+    monkeypatch.setattr(choice, "open_image", fail)
+    content = [{"image": "a.png", "question": "?"}] * 1000
+    with pytest.raises(CalibrationError, match="3 images of test cannot be read"):
+        choose(content, num_samples=8)
+    assert len(tried) == 3
+
+
+def test_rows_without_question_or_image() -> None:
+    content = [
+        {"image": picture(1), "question": "?"},
+        {"image": picture(1), "question": "<image> "},
+        {"image": None, "question": "?"},
+        {"image": [], "question": "?"},
+    ]
+    loaded = choose(content)
+    assert (len(loaded), loaded.skipped) == (1, 3)
+    with pytest.raises(
+        CalibrationError, match="has no usable row: 2 rows without an image skipped"
+    ):
+        choose(content[2:])
+
+
+def test_what_cannot_be_chosen_from() -> None:
+    with pytest.raises(CalibrationError, match=r"give a datasets\.Dataset \(streaming off\)"):
+        choose(table().to_iterable_dataset())
+    with pytest.raises(CalibrationError, match="0 samples were asked for; ask for at least 1"):
+        choose(table(), num_samples=0)
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, vflowopt_search.calibration\n"
+        "heavy = {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "print(', '.join(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("\n", "")

@@ -1,0 +1,222 @@
+"""Models and processors from a folder or a hub name, or a model from a configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from vflowopt_search.adapters.hub import Source, find_checkpoint
+from vflowopt_search.adapters.processors import image_only_processor
+from vflowopt_search.errors import ModelError
+from vflowopt_search.strategy import PixelScale
+
+# transformers annotates its automatic classes in part only
+_AutoModel: Any = AutoModelForImageTextToText
+_AutoProcessor: Any = AutoProcessor
+
+# what transformers raises for files that are absent, malformed, or of another kind
+LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError)
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """An image-text model in eval mode on `device`; `dtype` "auto" is what the checkpoint holds.
+
+    Raises `ModelError` when there is no such checkpoint, when it is of another kind, and when its
+    weights are damaged or incomplete.
+    """
+    place, precision = _parse_device(device), _parse_dtype(dtype)
+    source = find_checkpoint(name_or_path)
+    options = _options(source, trust_remote_code)
+    with _named(source):
+        config = AutoConfig.from_pretrained(source.name, **options)
+    _require_image_text(config, source.name)
+    with _named(source):
+        model, report = _AutoModel.from_pretrained(
+            source.name, config=config, dtype=precision, output_loading_info=True, **options
+        )
+    _require_all_weights(sorted(report["missing_keys"]), source.name)
+    return _ready(model, place)
+
+
+def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
+    """The checkpoint's processor, padding on the left; for images only where torchvision is absent.
+
+    Raises `ModelError` when there is none, or when it cannot be built on this machine.
+    """
+    source = find_checkpoint(name_or_path)
+    options = _options(source, trust_remote_code)
+    with _named(source):
+        processor = _whole_processor(source.name, options)
+    processor.tokenizer.padding_side = "left"  # prompts of a batch end together
+    return processor
+
+
+def random_init(
+    config_json: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A model of random weights from a configuration file, or from a folder that holds one.
+
+    For speed and memory at full size where the weights cannot be had. "auto" is the
+    configuration's own type. Raises `ModelError` when the file is no image-text configuration.
+    """
+    place, precision = _parse_device(device), _parse_dtype(dtype)
+    path = Path(config_json).expanduser()
+    if not path.exists():
+        raise ModelError(f"{path} does not exist; give a model's config.json or its folder")
+    with _named(Source(str(path), local_only=True, is_folder=path.is_dir())):
+        config = AutoConfig.from_pretrained(str(path))
+    _require_image_text(config, str(path))
+    if precision == "auto":
+        precision = config.dtype or torch.float32
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
+        torch.manual_seed(seed)
+        model = _AutoModel.from_config(config, dtype=precision)
+    return _ready(model, place)
+
+
+def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
+    """How the processor normalised pixels, or None when its image processor does not say."""
+    image = getattr(processor, "image_processor", None)
+    if image is None:
+        return None
+    factor = (getattr(image, "rescale_factor", None) or 1 / 255) * 255
+    if not getattr(image, "do_rescale", True):
+        factor = 255.0
+    if not getattr(image, "do_normalize", True):
+        return PixelScale(mean=(0.0, 0.0, 0.0), std=(1 / factor,) * 3)
+    mean, std = getattr(image, "image_mean", None), getattr(image, "image_std", None)
+    if mean is None or std is None:
+        return None
+    # (pixel * rescale - mean) / std, written with pixel / 255
+    return PixelScale(
+        mean=tuple(value / factor for value in _per_channel(mean)),
+        std=tuple(value / factor for value in _per_channel(std)),
+    )
+
+
+def _whole_processor(name: str, options: dict[str, Any]) -> ProcessorMixin:
+    """What `AutoProcessor` gives if it is a processor, else one put together for images only."""
+    refusal: Exception | None = None
+    try:
+        processor = _AutoProcessor.from_pretrained(name, **options)
+        if isinstance(processor, ProcessorMixin):  # without torchvision, maybe a tokenizer only
+            return processor
+    except LOADING_ERRORS as error:  # its video processor cannot be built, or was never saved
+        refusal = error
+    assembled = image_only_processor(name, options)
+    if assembled is not None:
+        return assembled
+    raise refusal or ModelError(
+        f"{name} names no processor that transformers knows; give the folder of an image-text model"
+    )
+
+
+def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
+    movable: torch.nn.Module = model  # PreTrainedModel.to is annotated wrongly
+    movable.to(place).eval()
+    return model
+
+
+def _per_channel(value: float | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(value, int | float):
+        return (float(value),) * 3
+    return tuple(float(entry) for entry in value)
+
+
+def _options(source: Source, trust_remote_code: bool) -> dict[str, Any]:
+    return {"local_files_only": source.local_only, "trust_remote_code": trust_remote_code}
+
+
+@contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Whatever transformers raises, told as one sentence that names the checkpoint."""
+    if source.is_folder and not (Path(source.name) / "config.json").is_file():
+        raise ModelError(
+            f"{source.name} holds no config.json; give the folder that save_pretrained wrote"
+        )
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(
+            f"{source.name}: the safetensors file is damaged ({error}); fetch it again"
+        ) from error
+    except LOADING_ERRORS as error:
+        raise ModelError(_explain(source, error)) from error
+
+
+def _explain(source: Source, error: BaseException) -> str:
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if source.local_only and not source.is_folder and isinstance(error, OSError):
+        return (
+            f"{source.name} is neither a folder here nor in the hub's local cache, and the hub "
+            f"does not answer; give a checkpoint's folder, or load it once with network"
+        )
+    if "trust_remote_code" in str(error):
+        return (
+            f"{source.name} runs code of its own; read that code, then pass trust_remote_code=True"
+        )
+    if "torchvision" in str(error).lower():
+        return (
+            f"{source.name} needs torchvision, which is absent or broken here ({reason}); "
+            f"install a torchvision made for this torch"
+        )
+    return f"{source.name} cannot be loaded: {reason}"
+
+
+def _require_image_text(config: PreTrainedConfig, name: str) -> None:
+    by_remote_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not by_remote_code:
+        raise ModelError(
+            f"{name} is of type {config.model_type}, which is not an image-text model; "
+            f"give one that takes images and writes text"
+        )
+
+
+def _require_all_weights(missing: Sequence[str], name: str) -> None:
+    if missing:
+        raise ModelError(
+            f"{name} lacks {len(missing)} weights (such as {missing[0]}), which would stay "
+            f"random; fetch the whole checkpoint"
+        )
+
+
+def _parse_device(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"{device!r} is no torch device; use cpu, cuda or cuda:1") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device} was asked for but torch sees no GPU; use cpu")
+    return place
+
+
+def _parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """A floating-point type by name, or "auto"."""
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype == "auto" or (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        return "auto" if dtype == "auto" or kind is None else kind
+    raise ModelError(f"{dtype!r} is no precision; use auto, float32, bfloat16 or float16")

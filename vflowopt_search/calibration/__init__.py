@@ -1,0 +1,9 @@
+"""Calibration data: image-text samples from any source, chosen by seed, told by a fingerprint."""
+
+from vflowopt_search.calibration.choice import from_dataset as from_dataset
+from vflowopt_search.calibration.choice import load_calibration as load_calibration
+from vflowopt_search.calibration.encoding import encode as encode
+from vflowopt_search.calibration.rows import Columns as Columns
+from vflowopt_search.calibration.samples import CalibrationSet as CalibrationSet
+from vflowopt_search.calibration.samples import Sample as Sample
+from vflowopt_search.calibration.samples import fingerprint as fingerprint

@@ -1,0 +1,153 @@
+"""Which rows of a data set become the calibration samples: chosen by seed, the unusable skipped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vflowopt_search.calibration.images import open_image
+from vflowopt_search.calibration.rows import Columns, Record, read_record
+from vflowopt_search.calibration.samples import CalibrationSet, Sample, fingerprint
+from vflowopt_search.calibration.sources import Rows, as_rows, open_rows
+from vflowopt_search.errors import CalibrationError
+
+GUESSED = Columns()
+DEFAULT_PROMPT = "Describe the image."
+MOST_UNREADABLE = 0.2  # share of the rows tried
+
+
+def load_calibration(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    columns: Columns = GUESSED,
+    num_samples: int = 256,
+    seed: int = 0,
+    prompt: str | None = None,
+) -> CalibrationSet:
+    """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
+
+    `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Only chosen
+    rows are decoded. Raises `CalibrationError` when source, columns or images are unusable.
+    """
+    rows, folder = open_rows(source, split)
+    return _Choice(rows, columns, prompt, folder, num_samples, seed).make(str(source))
+
+
+def from_dataset(
+    dataset: Any,
+    *,
+    name: str,
+    columns: Columns = GUESSED,
+    num_samples: int = 256,
+    seed: int = 0,
+    prompt: str | None = None,
+    folder: Path | None = None,
+) -> CalibrationSet:
+    """Choose samples from a `datasets.Dataset` or a list of mappings, as `load_calibration` does.
+
+    `name` is what records call the set; relative image paths start at `folder`.
+    """
+    return _Choice(as_rows(dataset), columns, prompt, folder, num_samples, seed).make(name)
+
+
+def order(num_rows: int, seed: int) -> list[int]:
+    """All row numbers, shuffled by hashing: rows added later do not reorder the rest."""
+    return sorted(
+        range(num_rows), key=lambda row: hashlib.blake2b(f"{seed} {row}".encode()).digest()
+    )
+
+
+@dataclass
+class _Choice:
+    """One pass over the shuffled rows, and the tally of what was skipped on the way."""
+
+    rows: Rows
+    columns: Columns
+    prompt: str | None
+    folder: Path | None
+    num_samples: int
+    seed: int
+    unreadable: int = 0
+    fault: str = ""
+    without_image: int = 0
+    without_question: int = 0
+
+    def make(self, name: str) -> CalibrationSet:
+        """The set, or a `CalibrationError` that says why there is none."""
+        if self.num_samples < 1:
+            raise CalibrationError(f"{self.num_samples} samples were asked for; ask for at least 1")
+        if not len(self.rows):
+            raise CalibrationError(f"{name} is empty; give a data set with at least one row")
+        self._resolve_columns(name)
+        samples = tuple(self._usable(name))
+        self._require_most_readable(len(samples), name)
+        if not samples:
+            raise CalibrationError(f"{name} has no usable row: {self._note(0)}")
+        skipped = self.unreadable + self.without_image + self.without_question
+        return CalibrationSet(
+            name, samples, fingerprint(samples), skipped, self._note(len(samples))
+        )
+
+    def _resolve_columns(self, name: str) -> None:
+        existing = self.rows.column_names
+        self.columns = self.columns.resolve(existing)
+        if self.prompt is None and self.columns.prompt is None:
+            if not set(existing) <= {self.columns.image, "label"}:
+                raise CalibrationError(
+                    f"no column of {name} looks like a question; name one of "
+                    f"{', '.join(existing)} as the prompt column, or give one prompt for all"
+                )
+            self.prompt = DEFAULT_PROMPT
+
+    def _usable(self, name: str) -> Iterator[Sample]:
+        found = 0
+        for index in order(len(self.rows), self.seed):
+            record = read_record(self.rows.row(index), self.columns, self.prompt)
+            sample = self._decode(record, index)
+            if sample is not None:
+                found += 1
+                yield sample
+            if found == self.num_samples:
+                return
+            # past this point no remaining row could bring the share back under the limit
+            self._require_most_readable(self.num_samples, name)
+
+    def _decode(self, record: Record, index: int) -> Sample | None:
+        if not record.images:
+            self.without_image += 1
+            return None
+        if not record.prompt:
+            self.without_question += 1
+            return None
+        try:
+            images = tuple(open_image(image, self.folder) for image in record.images)
+        except CalibrationError as error:
+            self.unreadable += 1
+            self.fault = self.fault or str(error)
+            return None
+        name = str(index) if record.id is None else record.id
+        return Sample(name, record.prompt, images, record.answer, record.group)
+
+    def _require_most_readable(self, num_readable: int, name: str) -> None:
+        tried = self.unreadable + num_readable
+        if self.unreadable > MOST_UNREADABLE * tried:
+            raise CalibrationError(
+                f"{self.unreadable} images of {name} cannot be read, more than "
+                f"{MOST_UNREADABLE:.0%} of those tried; mend the data set (the first: {self.fault})"
+            )
+
+    def _note(self, num_samples: int) -> str:
+        parts = [
+            (self.without_image, "rows without an image skipped"),
+            (self.without_question, "rows without a question skipped"),
+            (self.unreadable, f"rows with unreadable images skipped (the first: {self.fault})"),
+            (
+                self.num_samples - num_samples,
+                f"fewer than asked: {num_samples} of {self.num_samples}",
+            ),
+        ]
+        return "; ".join(f"{count} {words}" for count, words in parts if count)
