@@ -1,0 +1,130 @@
+"""What every file of ours has in common: frozen values, and one sentence when a value is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from vflowopt_search.errors import VFlowOptError
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown fields, loose types, NaN and infinity."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+    refusal: ClassVar[type[VFlowOptError]] = VFlowOptError
+
+    def __init__(self, /, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise self.refusal(f"{type(self).__name__}: {complaint(error)}") from None
+
+    # pydantic builds parts of a file past __init__, so that one error names the whole path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing that is wrong, as one sentence: field path, value, rule, way out."""
+    first = error.errors()[0]
+    path = field_path(first["loc"])
+    if first["type"] == "value_error":
+        told = str(first["ctx"]["error"])
+        return f"`{path}`: {told}" if path else told
+    if first["type"] in ("extra_forbidden", "invalid_key"):
+        return (
+            f"`{path}` is not a known field; remove or correct it, or upgrade vflowopt-search "
+            f"if a newer version wrote it"
+        )
+    if first["type"] == "missing":
+        return f"`{path}` is missing; add it"
+    subject = f"`{path}`" if path else "the content"
+    return f"{subject} is {_shown(first['input'])} but {_rule(first)}; correct it"
+
+
+def field_path(loc: tuple[int | str, ...]) -> str:
+    """`("stages", 1, "keep_ratio")` as `stages[1].keep_ratio`."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return path.removeprefix(".")
+
+
+def _rule(error: ErrorDetails) -> str:
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "must be a mapping of field names to values"
+    rule = re.sub(r"^\w+ should ", "must ", error["msg"])
+    return rule.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python declines to print integers of thousands of digits
+        text = f"{type(value).__name__} too long to print"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def parse_json(text: str) -> Any:
+    """Plain values of a JSON text.
+
+    Raises:
+        ValueError: not JSON, a key given twice, or NaN or infinity, which JSON does not have.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_distinct_keys, parse_constant=_no_special_numbers
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"key {key!r} is given twice")
+    return dict(pairs)
+
+
+def _no_special_numbers(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+class _DistinctKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself lets a second `key:` silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping of a YAML file; raises ValueError when a key is given twice."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise ValueError(f"key {key!r} is given twice in the mapping at line {line}")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path, refusal: type[VFlowOptError]) -> Any:
+    """Plain values of a YAML file, read by a safe loader.
+
+    Raises:
+        refusal: the file cannot be read, is not YAML, or gives a key twice.
+    """
+    try:
+        # A subclass of SafeLoader: it builds plain values only, as yaml.safe_load does.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_DistinctKeyLoader)
+    except OSError as error:
+        raise refusal(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise refusal(f"{path} is not readable YAML ({reason}); correct the file") from error

@@ -1,0 +1,286 @@
+"""What may be searched: a YAML file, bound to a model, turns a trial's values into a Strategy.
+
+Parameters, in the order in which a trial is asked for them: `num_stages`, `stage2_depth`,
+`stage2_keep`, `stage3_depth`, ..., `score`, `vision_depth`, `context_threshold`,
+`entropy_weight`, `recycling`, `recycling_cell`, `positions`, `separators`. What the file fixes
+is not asked for; stages and the cell are asked for only where they exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import Field, ValidationError, model_validator
+
+from vflowopt_search.budget import close_budget
+from vflowopt_search.depths import check_room, fractions_for, stage_layers
+from vflowopt_search.documents import complaint, read_yaml
+from vflowopt_search.errors import SearchSpaceError
+from vflowopt_search.parameters import Assignment, Parameter, Scalar, SpacePart, Suggests, one_of
+from vflowopt_search.resources import find_shipped, search_spaces_folder
+from vflowopt_search.space_parts import ImportanceSpace, RecyclingSpace, StagesSpace, StartingPoint
+from vflowopt_search.strategy import (
+    Budget,
+    Importance,
+    ModelIdentity,
+    PixelScale,
+    Positions,
+    Recycling,
+    Separators,
+    Stage,
+    Strategy,
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a space has to know of a model.
+
+    Args:
+        identity: the model that strategies will name.
+        pixels: how its processor normalises pixels; None where entropy cannot be computed.
+        vision_layers_available: encoder layers, rising, whose attention can be read.
+        packs_positions: whether the positions of kept tokens can be made consecutive.
+        has_separators: whether there are row separators between visual tokens.
+    """
+
+    identity: ModelIdentity
+    pixels: PixelScale | None
+    vision_layers_available: tuple[int, ...]
+    packs_positions: bool = True
+    has_separators: bool = True
+
+
+class SearchSpace(SpacePart):
+    """What may be searched, for any model."""
+
+    format: Literal["vflowopt-space/1"]
+    description: Annotated[str, Field(min_length=1)]
+    """One sentence for `vflowopt-search spaces`."""
+    stages: StagesSpace
+    importance: ImportanceSpace
+    recycling: RecyclingSpace
+    positions: Annotated[Parameter, one_of("original", "packed")]
+    separators: Annotated[Parameter, one_of("keep", "drop")]
+    textbook: dict[str, StartingPoint] = Field(default_factory=dict)
+    """Named strategies to try first."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stages.depths[0].fixed != 0 and True in self.recycling.enabled.possible:
+            raise ValueError(
+                f"recycling.enabled may be true but the first stage is at depth "
+                f"{self.stages.depths[0].fixed}; recycle with a stage at 0 only, or set it to false"
+            )
+        for name, point in self.textbook.items():
+            try:
+                _check_point(self, point)
+            except ValueError as error:
+                raise ValueError(f"`textbook.{name}`: {error}") from None
+        return self
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Self:
+        """The space of a shipped name (`vflowopt`) or of a YAML file.
+
+        Raises:
+            SearchSpaceError: no such file, or a wrong one; names file, field and rule.
+        """
+        path = find_shipped(name_or_path, search_spaces_folder(), SearchSpaceError)
+        try:
+            return cls.model_validate(read_yaml(path, SearchSpaceError))
+        except ValidationError as error:
+            raise SearchSpaceError(f"{path}: {complaint(error)}") from None
+
+    def shared(self) -> Iterator[tuple[str, Parameter]]:
+        """Name and parameter of all that does not depend on the number of stages."""
+        yield "score", self.importance.score
+        yield "vision_depth", self.importance.vision_depth
+        yield "context_threshold", self.importance.context_threshold
+        yield "entropy_weight", self.importance.entropy_weight
+        yield "recycling", self.recycling.enabled
+        yield "recycling_cell", self.recycling.cell
+        yield "positions", self.positions
+        yield "separators", self.separators
+
+    def asked(self, point: StartingPoint) -> Iterator[tuple[str, Parameter, Scalar | None]]:
+        """Name, parameter and value of all that a starting point decides, depths apart."""
+        yield "num_stages", self.stages.count, len(point.depths)
+        for stage, ratio in enumerate(point.keep, start=2):
+            yield f"stage{stage}_keep", self.stages.keep, ratio
+        for name, parameter in self.shared():
+            if name != "recycling_cell" or self.recycles(point):
+                yield name, parameter, getattr(point, name)
+
+    def recycles(self, point: StartingPoint) -> bool:
+        """Whether a starting point recycles, said by itself or by this space."""
+        return bool(self.recycling.enabled.fixed if point.recycling is None else point.recycling)
+
+    def bind(self, facts: ModelFacts) -> BoundSpace:
+        """This space for one model; what the model cannot have is fixed, see `notes`.
+
+        Raises:
+            SearchSpaceError: the model has too few decoder layers for the stages.
+        """
+        check_room(self.stages.depths, facts.identity.decoder_layers)
+        missing = list(_missing(self, facts))
+        given = {name: parameter for name, parameter, _ in missing}
+        return BoundSpace(_with_fixed(self, given), facts, tuple(note for _, _, note in missing))
+
+
+def _check_point(space: SearchSpace, point: StartingPoint) -> None:
+    """Refuse (ValueError) a value that the space cannot take, or one that is left open."""
+    for name, parameter, value in space.asked(point):
+        if value is None and parameter.fixed is None:
+            raise ValueError(f"{name} is searched but has no value here; give it one")
+        if value is not None and not parameter.holds(value):
+            raise ValueError(f"{name} is {value!r} but must be {parameter}; correct it")
+    for share, parameter in zip(point.depths, space.stages.depths, strict=False):
+        if parameter.fixed is not None and not parameter.holds(share):
+            raise ValueError(f"a depth is {share!r} but must be {parameter}; correct it")
+    if point.recycling_cell is not None and not space.recycles(point):
+        raise ValueError(
+            f"recycling_cell is {point.recycling_cell} without recycling; remove it or set "
+            f"recycling to true"
+        )
+
+
+def _missing(space: SearchSpace, facts: ModelFacts) -> Iterator[tuple[str, Parameter, str]]:
+    """What the space would set but the model cannot have: name, what it is fixed to, why."""
+    if facts.pixels is None and space.importance.entropy_weight.possible != (0,):
+        off = Parameter.model_validate(0.0)
+        yield "entropy_weight", off, "entropy_weight is fixed at 0: the model has no pixels to use"
+    if not facts.packs_positions and "packed" in space.positions.possible:
+        kept = Parameter.model_validate("original")
+        yield "positions", kept, "positions are fixed at original: the model cannot pack them"
+    if not facts.has_separators and space.separators.fixed is None:
+        drop = Parameter.model_validate("drop")
+        yield "separators", drop, "separators are fixed at drop: the model has none"
+    if len(facts.vision_layers_available) <= 1 and space.importance.vision_depth.fixed is None:
+        last = Parameter.model_validate(1.0)
+        num = len(facts.vision_layers_available)
+        yield "vision_depth", last, f"vision_depth is fixed: {num} encoder layers can be read"
+
+
+def _with_fixed(space: SearchSpace, given: dict[str, Parameter]) -> SearchSpace:
+    """The space with these parameters instead; starting points say nothing of them any more."""
+    silent: dict[str, Any] = dict.fromkeys(given)
+    points = {k: point.model_copy(update=silent) for k, point in space.textbook.items()}
+    inside = {k: p for k, p in given.items() if k in ImportanceSpace.model_fields}
+    outside = {k: p for k, p in given.items() if k not in inside}
+    importance = space.importance.model_copy(update=inside)
+    return space.model_copy(update={**outside, "importance": importance, "textbook": points})
+
+
+@dataclass(frozen=True)
+class BoundSpace:
+    """A search space for one model.
+
+    Args:
+        space: what is searched, less what the model cannot have.
+        facts: the model.
+        notes: one sentence for each parameter that was fixed because of the model.
+    """
+
+    space: SearchSpace
+    facts: ModelFacts
+    notes: tuple[str, ...] = ()
+
+    def suggest(self, trial: Suggests, retain: float, name: str = "trial") -> Strategy:
+        """Ask `trial` for values; the strategy they mean retains `retain` exactly.
+
+        Raises:
+            BudgetError: no keep ratios retain that with the first stage where the space has it.
+        """
+        num_layers = self.facts.identity.decoder_layers
+        layers, relative = self._suggest_stages(trial)
+        ratios = close_budget(layers, relative, num_layers, retain)
+        return Strategy(
+            name=name,
+            model=self.facts.identity,
+            stages=tuple(Stage(layer=k, keep_ratio=r) for k, r in zip(layers, ratios, strict=True)),
+            importance=self._suggest_importance(trial),
+            recycling=self._suggest_recycling(trial),
+            # The file allows only the words of these types.
+            positions=cast(Positions, self.space.positions.suggest(trial, "positions")),
+            separators=cast(Separators, self.space.separators.suggest(trial, "separators")),
+            budget=Budget(mean_retained=retain),
+        )
+
+    def _suggest_stages(self, trial: Suggests) -> tuple[list[int], list[float]]:
+        stages = self.space.stages
+        depths = stages.depths[: stages.count.suggest_whole(trial, "num_stages")]
+        layers = stage_layers(
+            depths,
+            self.facts.identity.decoder_layers,
+            lambda stage: depths[stage].suggest_number(trial, f"stage{stage + 1}_depth"),
+        )
+        return layers, [
+            stages.keep.suggest_number(trial, f"stage{stage}_keep")
+            for stage in range(2, len(depths) + 1)
+        ]
+
+    def _suggest_importance(self, trial: Suggests) -> Importance:
+        space = self.space.importance
+        score = str(space.score.suggest(trial, "score"))
+        vision_layer = self._vision_layer(space.vision_depth.suggest_number(trial, "vision_depth"))
+        threshold = space.context_threshold.suggest_number(trial, "context_threshold")
+        entropy = space.entropy_weight.suggest_number(trial, "entropy_weight")
+        return Importance(
+            score=score,
+            vision_layer=vision_layer,
+            context_threshold=threshold,
+            entropy_weight=entropy,
+            pixels=self.facts.pixels if entropy != 0 else None,
+        )
+
+    def _vision_layer(self, depth: float) -> int | None:
+        available = self.facts.vision_layers_available
+        if not available:
+            return None
+        return available[min(len(available) - 1, int(depth * len(available)))]
+
+    def _suggest_recycling(self, trial: Suggests) -> Recycling | None:
+        if not self.space.recycling.enabled.suggest(trial, "recycling"):
+            return None
+        return Recycling(cell=self.space.recycling.cell.suggest_number(trial, "recycling_cell"))
+
+    def searched(self) -> dict[str, Parameter]:
+        """Every parameter that a trial may be asked for, by name."""
+        stages = self.space.stages
+        every = {"num_stages": stages.count}
+        for number, parameter in enumerate(stages.depths[1:], start=2):
+            every |= {f"stage{number}_depth": parameter, f"stage{number}_keep": stages.keep}
+        every |= dict(self.space.shared())
+        if self.space.recycling.enabled.possible == (False,):
+            del every["recycling_cell"]
+        return {name: parameter for name, parameter in every.items() if parameter.fixed is None}
+
+    def textbook(self) -> dict[str, Assignment]:
+        """Named parameter values to try first; each gives a strategy within the ranges.
+
+        Raises:
+            SearchSpaceError: a searched depth does not reach a starting point's layer.
+        """
+        return {name: self._assignment(point) for name, point in self.space.textbook.items()}
+
+    def _assignment(self, point: StartingPoint) -> Assignment:
+        values = {
+            name: value
+            for name, parameter, value in self.space.asked(point)
+            if parameter.fixed is None and value is not None
+        }
+        num_layers = self.facts.identity.decoder_layers
+        depths = self.space.stages.depths[: len(point.depths)]
+        for stage, fraction in fractions_for(depths, point.depths, num_layers).items():
+            values[f"stage{stage + 1}_depth"] = fraction
+        return values
+
+
+def list_spaces() -> list[tuple[str, str]]:
+    """Name and description of each shipped search space, by name."""
+    files = sorted(search_spaces_folder().glob("*.yaml"), key=lambda file: file.stem)
+    return [(file.stem, SearchSpace.load(file).description) for file in files]

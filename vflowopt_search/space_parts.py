@@ -1,0 +1,89 @@
+"""The parts of a search-space file, in the order in which the file has them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from vflowopt_search.depths import depth, share_of_depth
+from vflowopt_search.parameters import (
+    Parameter,
+    SpacePart,
+    numbers,
+    one_of,
+    whole_numbers,
+    words,
+)
+
+
+class StagesSpace(SpacePart):
+    """How many stages, at which depths, and how much each keeps relative to the others."""
+
+    count: Annotated[Parameter, whole_numbers(1)]
+    """Number of stages."""
+    depths: Annotated[tuple[Annotated[Parameter, depth()], ...], Field(strict=False, min_length=1)]
+    """One per stage: a fixed share of the depth, or a range of the layers still free below it."""
+    keep: Annotated[Parameter, numbers(0, 1, low_allowed=False)]
+    """Relative keep ratio of each stage after the first; the budget scales them."""
+
+    @model_validator(mode="after")
+    def _a_depth_for_each(self) -> Self:
+        most = int(max(float(count) for count in self.count.possible))
+        if most != len(self.depths):
+            raise ValueError(
+                f"count allows {most} stages but depths names {len(self.depths)}; give one depth "
+                f"for each stage"
+            )
+        if self.depths[0].fixed is None:
+            raise ValueError(
+                "the first of depths is a range but must be fixed, for a budget cannot be met "
+                "by pruning too late; write 0"
+            )
+        return self
+
+
+class ImportanceSpace(SpacePart):
+    """How tokens may be ranked (algorithms 1.1)."""
+
+    score: Annotated[Parameter, words()]
+    vision_depth: Annotated[Parameter, numbers(0, 1)]
+    """Place among the encoder layers whose attention can be read: 0 the first, 1 the last."""
+    context_threshold: Annotated[Parameter, numbers(0, 1e6)]
+    entropy_weight: Annotated[Parameter, numbers(-1, 1)]
+
+
+class RecyclingSpace(SpacePart):
+    """Whether tokens that leave at layer 0 are merged, and by cells of which side."""
+
+    enabled: Annotated[Parameter, one_of(True, False)]
+    cell: Annotated[Parameter, numbers(1, 1e6)]
+
+
+class StartingPoint(SpacePart):
+    """A textbook strategy in the words of the space; what the space fixes may be left out."""
+
+    depths: Annotated[
+        tuple[Annotated[int | str, AfterValidator(share_of_depth)], ...],
+        Field(strict=False, min_length=1),
+    ]
+    """Share of the depth of each stage: `0`, or `p/q` below 1."""
+    keep: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    """Relative keep ratio of each stage after the first."""
+    score: str | None = None
+    vision_depth: float | None = None
+    context_threshold: float | None = None
+    entropy_weight: float | None = None
+    recycling: bool | None = None
+    recycling_cell: float | None = None
+    positions: str | None = None
+    separators: str | None = None
+
+    @model_validator(mode="after")
+    def _a_ratio_for_each(self) -> Self:
+        if len(self.keep) != len(self.depths) - 1:
+            raise ValueError(
+                f"{len(self.depths)} depths and {len(self.keep)} keep ratios are given, but each "
+                f"stage after the first needs one ratio; give {len(self.depths) - 1}"
+            )
+        return self
