@@ -1,0 +1,52 @@
+"""The public `search` on a real, tiny model: resumes, exports what deploys, leaves the model be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.small_set import small_set
+from tests.tiny import FAMILIES, tiny_model, tiny_processor
+from vflowopt_search import Strategy, pruned, search
+from vflowopt_search.calibration.encoding import encode
+from vflowopt_search.errors import StudyError
+from vflowopt_search.outcome import TrialReport
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_search_finds_a_strategy_that_deploys(family: str, tmp_path: Path) -> None:
+    model, processor = tiny_model(family), tiny_processor(family)
+    inputs = encode(processor, small_set().samples)
+    before = model(**inputs).logits
+    reports: list[TrialReport] = []
+    result = search(
+        model,
+        processor,
+        small_set(),
+        retain=0.5,
+        trials=5,
+        storage=tmp_path / "study.journal",
+        on_trial=reports.append,
+    )
+    assert [report.done for report in reports] == [1, 2, 3, 4, 5]
+    assert torch.equal(model(**inputs).logits, before)
+    result.save(tmp_path / "strategy.json")
+    strategy = Strategy.load(tmp_path / "strategy.json")
+    assert strategy.provenance is not None and strategy.provenance.calibration is not None
+    assert strategy.provenance.calibration.sha256 == small_set().sha256
+    with pruned(model, strategy):
+        assert model(**inputs, logits_to_keep=1).logits.isfinite().all()
+
+
+def test_a_search_is_resumed_with_the_same_samples_only(tmp_path: Path) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    journal = tmp_path / "study.journal"
+    whole = search(model, processor, small_set(), retain=0.5, trials=4)
+    search(model, processor, small_set(), retain=0.5, trials=2, storage=journal)
+    resumed = search(model, processor, small_set(), retain=0.5, trials=4, storage=journal)
+    assert resumed.outcome.divergence == whole.outcome.divergence
+    assert resumed.best.stages == whole.best.stages
+    with pytest.raises(StudyError, match="was made with calibration_sha256"):
+        search(model, processor, small_set(seed=2), retain=0.5, trials=4, storage=journal)

@@ -1,0 +1,268 @@
+"""Crashes: torn lines, locks and trials of killed processes, real `kill -9`s, databases."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage, RDBStorage
+
+from tests.fake_study import FakeObjective, fake_run, story
+from vflowopt_search import trials
+from vflowopt_search.errors import StudyError
+from vflowopt_search.processes import is_alive, is_gone, this_process
+from vflowopt_search.recovery import MAX_DEATHS, num_running_elsewhere, recover
+from vflowopt_search.storage import SignedFileLock, open_storage, read_journal
+
+ROOT = Path(__file__).parents[1]
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
+def name_of(child: subprocess.Popen[bytes]) -> str:
+    start = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    host, _, own = this_process().rsplit(":", 2)
+    return f"{host}:{child.pid}:{own.split('/')[0]}/{start}"
+
+
+@pytest.fixture
+def alive() -> Iterator[str]:
+    """The name of another process that runs."""
+    child = sleeper()
+    yield name_of(child)
+    child.communicate()
+
+
+@pytest.fixture
+def dead() -> str:
+    """The name of a process that has ended."""
+    child = sleeper()
+    name = name_of(child)
+    assert is_alive(name) and not is_gone(name)
+    child.communicate()
+    return name
+
+
+def start_study(journal: Path, total: int, delay: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.fake_study", str(journal), str(total), str(delay)]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+def wait_for(journal: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_kill_9_costs_nothing_but_the_running_trial(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    for lines in (20, 130):
+        process = start_study(journal, 12, 0.05)
+        wait_for(journal, lines, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    counted = trials.num_counted(only_study(journal).trials)
+    assert 1 <= counted < 12
+    objective = FakeObjective()
+    outcome = fake_run(objective, journal, total=12)
+    assert outcome.finished and trials.num_counted(outcome.study.trials) == 12
+    assert [trials.outcome_of(t) for t in outcome.study.trials].count("abandoned") >= 1
+    assert story(outcome.study) == story(fake_run(total=12).study)
+    assert objective.measured <= (12 - counted) * 24
+
+
+def only_study(journal: Path) -> optuna.Study:
+    return optuna.load_study(study_name="fake", storage=read_journal(journal))
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code": 5, "wor', b"\0" * 70_000, b"x" * 200_000])
+def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes) -> None:
+    journal = tmp_path / "study.journal"
+    fake_run(storage=journal, total=3)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + torn)
+    assert len(only_study(journal).trials) == 3  # looking changes nothing
+    assert journal.read_bytes() == whole + torn
+    outcome = fake_run(storage=journal, total=6)
+    assert journal.read_bytes().startswith(whole)
+    assert story(outcome.study) == story(fake_run(total=6).study)
+
+
+def test_a_journal_without_a_whole_line_starts_anew(tmp_path: Path) -> None:
+    journal = tmp_path / "new" / "study.journal"
+    journal.parent.mkdir()
+    journal.write_bytes(b'{"op_co')
+    assert fake_run(storage=journal, total=1).finished
+
+
+def test_a_broken_line_inside_is_refused(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    fake_run(storage=journal, total=1)
+    journal.write_bytes(b"not json\n" + journal.read_bytes())
+    with pytest.raises(StudyError, match=r"study\.journal is not a readable study journal"):
+        open_storage(journal)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StudyError, match=r"cannot be opened .* choose a folder"):
+        open_storage(tmp_path / "file" / "study.journal")
+
+
+def test_a_dead_owners_lock_does_not_hold_up(tmp_path: Path, dead: str) -> None:
+    journal = tmp_path / "study.journal"
+    (tmp_path / "study.journal.lock").write_text(dead)
+    before = time.monotonic()
+    assert fake_run(storage=journal, total=1).finished
+    assert time.monotonic() - before < 5
+    assert [file.name for file in tmp_path.iterdir()] == ["study.journal"]
+
+
+def test_an_old_unsigned_lock_does_not_hold_up(tmp_path: Path) -> None:
+    lock = tmp_path / "study.journal.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - 60, time.time() - 60))
+    before = time.monotonic()
+    assert fake_run(storage=tmp_path / "study.journal", total=1).finished
+    assert time.monotonic() - before < 5
+
+
+def test_a_living_owners_lock_is_respected(tmp_path: Path) -> None:
+    lock = SignedFileLock(str(tmp_path / "journal"))
+    lock.acquire()
+    assert (tmp_path / "journal.lock").read_text() == this_process()
+    waiting = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from vflowopt_search.storage import SignedFileLock\n"
+            "print('ready', flush=True)\n"
+            "SignedFileLock(sys.argv[1]).acquire()",
+            str(tmp_path / "journal"),
+        ],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert waiting.stdout is not None and waiting.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    assert waiting.poll() is None
+    lock.release()
+    waiting.communicate(timeout=20)
+    assert waiting.returncode == 0
+    assert is_gone((tmp_path / "journal.lock").read_text())
+
+
+def left_running(storage: InMemoryStorage, owner: str | None) -> optuna.Study:
+    """A study of three trials and a fourth that its process left behind."""
+    study = fake_run(storage=storage, total=3).study
+    trial = study.ask()
+    if owner is not None:
+        trial.set_user_attr(trials.OWNER, owner)
+    return study
+
+
+def test_a_dead_processs_trial_is_tried_again_a_living_ones_not(dead: str, alive: str) -> None:
+    storage = InMemoryStorage()
+    study = left_running(storage, dead)
+    for owner in (alive, f"not-{platform.node()}:7:boot/7", this_process()):
+        study.ask().set_user_attr(trials.OWNER, owner)
+    recover(study, storage)
+    recover(study, storage)  # as if it had been killed in between
+    outcomes = [trials.outcome_of(trial) for trial in study.trials[3:]]
+    assert outcomes == ["abandoned", "running", "running", "abandoned", "waiting", "waiting"]
+    assert [trial.user_attrs[trials.RETRY_OF] for trial in study.trials[7:]] == [3, 6]
+
+
+def test_a_trial_without_an_owner_is_tried_again_after_a_moment() -> None:
+    storage = InMemoryStorage()
+    study = left_running(storage, None)
+    before = time.monotonic()
+    recover(study, storage)
+    assert time.monotonic() - before >= 2
+    assert [trials.outcome_of(trial) for trial in study.trials[3:]] == ["abandoned", "waiting"]
+
+
+def test_a_trial_that_kills_its_process_again_and_again_fails(dead: str) -> None:
+    storage = InMemoryStorage()
+    study = left_running(storage, dead)
+    for _ in range(MAX_DEATHS - 1):
+        recover(study, storage)
+        study.ask().set_user_attr(trials.OWNER, dead)
+    recover(study, storage)
+    assert [trials.outcome_of(trial) for trial in study.trials[3:]] == [
+        *["abandoned"] * (MAX_DEATHS - 1),
+        "failed",
+    ]
+    assert "3 processes died" in study.trials[-1].user_attrs[trials.FAILURE]
+    outcome = fake_run(storage=storage, total=6)
+    assert outcome.finished and len(outcome.study.trials) == 3 + MAX_DEATHS + 2
+
+
+def test_trials_of_other_living_processes_are_counted_as_begun(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    process = start_study(journal, 4, 1.0)
+    try:
+        wait_for(journal, 8, process)
+        study = only_study(journal)
+        assert num_running_elsewhere(study) == 1
+        recover(study, read_journal(journal))
+        assert num_running_elsewhere(study) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert num_running_elsewhere(study) == 0
+
+
+def test_a_process_is_not_mistaken_for_a_later_one_of_its_number() -> None:
+    host, pid, start = this_process().rsplit(":", 2)
+    boot, ticks = start.split("/")
+    assert is_alive(this_process()) and not is_gone(this_process())
+    assert is_gone(f"{host}:{pid}:{boot}/{int(ticks) - 1}")
+    assert is_gone(f"{host}:{pid}:another-boot/{ticks}")
+    for unknown in ("", "nonsense", f"other-{host}:{pid}:{start}"):
+        assert not is_gone(unknown) and not is_alive(unknown)
+
+
+def test_two_runs_on_a_database_are_one_study(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    few = FakeObjective(num_samples=9)  # a database takes long for each
+    fake_run(few, url, total=3)
+    outcome = fake_run(few, url, total=6)
+    assert story(outcome.study) == story(fake_run(few, total=6).study)
+
+
+def test_a_databases_stale_trial_keeps_its_slot(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    assert isinstance(storage, RDBStorage) and storage.get_heartbeat_interval() is not None
+    few = FakeObjective(num_samples=9)
+    study = fake_run(few, storage, total=4).study
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        trial = study.ask()
+    trial.set_user_attr(trials.OWNER, "another-host:7:boot/7")
+    trial.set_user_attr(trials.SLOT, 4)
+    storage.record_heartbeat(trial._trial_id)
+    storage.heartbeat_interval, storage.grace_period = 1, 1
+    time.sleep(2.5)
+    outcome = fake_run(few, storage, total=6)
+    assert [trials.outcome_of(t) for t in outcome.study.trials].count("abandoned") == 1
+    assert story(outcome.study) == story(fake_run(few, total=6).study)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////no/such/folder/study.db", "nonsense://study", "oracle+cx_oracle://x/y"]
+)
+def test_a_database_that_cannot_be_opened_is_refused(url: str) -> None:
+    with pytest.raises(StudyError, match=r"database cannot be opened \(.*\); check the URL"):
+        open_storage(url)

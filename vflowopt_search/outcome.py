@@ -1,0 +1,169 @@
+"""What a study found: reports of its trials, and its best strategy with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from importlib.metadata import version
+from typing import Any
+
+from optuna import Study
+from optuna.trial import FrozenTrial
+
+from vflowopt_search import __version__, trials
+from vflowopt_search.budget import mean_retained
+from vflowopt_search.strategy import (
+    Budget,
+    CalibrationIdentity,
+    Objective,
+    Provenance,
+    Strategy,
+)
+from vflowopt_search.trials import Outcome, best_full, num_counted, outcome_of, value_of
+
+CONTEXT = "context"
+"""Study attribute: all that the results depend on; a study is resumed with the same only."""
+VERSIONS = "versions"
+"""Study attribute: the packages that began it; said, not compared."""
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """One trial that just ended.
+
+    Args:
+        number: Optuna's number of it.
+        outcome: `complete`, `stopped` by racing, or `failed`.
+        value: mean divergence of the samples seen; None when failed.
+        best: lowest divergence so far of a fully measured trial.
+        samples_seen: how many samples were measured.
+        seconds: how long that took.
+        done: trials that count so far.
+        total: trials asked for.
+        textbook: name of the textbook strategy that it was.
+        failure: why there is no value.
+    """
+
+    number: int
+    outcome: Outcome
+    value: float | None
+    best: float | None
+    samples_seen: int
+    seconds: float
+    done: int
+    total: int
+    textbook: str | None
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What a run left.
+
+    Args:
+        study: the Optuna study.
+        best: the best fully measured strategy with its provenance; None when there is none yet.
+        best_trial: the trial that measured it.
+        divergence: its mean divergence.
+        per_sample: its divergence on each calibration sample, by the sample's number.
+        finished: whether all trials that were asked for are done.
+        interrupted: whether Ctrl-C ended the run; the running trial is tried again next time.
+    """
+
+    study: Study
+    best: Strategy | None
+    best_trial: FrozenTrial | None
+    divergence: float | None
+    per_sample: tuple[float, ...]
+    finished: bool
+    interrupted: bool
+
+
+def report_of(study: Study, trial: FrozenTrial, total: int) -> TrialReport:
+    """What there is to say when a trial ends."""
+    everything = study.get_trials(deepcopy=False)
+    best = best_full(everything)
+    return TrialReport(
+        number=trial.number,
+        outcome=outcome_of(trial),
+        value=trial.value,
+        best=value_of(best) if best is not None else None,
+        samples_seen=trial.user_attrs.get(trials.SAMPLES_SEEN, 0),
+        seconds=trial.user_attrs.get(trials.SECONDS, 0.0),
+        done=num_counted(everything),
+        total=total,
+        textbook=trial.user_attrs.get(trials.TEXTBOOK),
+        failure=trial.user_attrs.get(trials.FAILURE),
+    )
+
+
+def outcome_of_study(study: Study, total: int, *, interrupted: bool) -> StudyOutcome:
+    """What a run left in its study."""
+    everything = study.get_trials(deepcopy=False)
+    best = best_full(everything)
+    return StudyOutcome(
+        study=study,
+        best=best_strategy(study),
+        best_trial=best,
+        divergence=value_of(best) if best is not None else None,
+        per_sample=trials.measured(best) if best is not None else (),
+        finished=num_counted(everything) >= total,
+        interrupted=interrupted,
+    )
+
+
+def best_strategy(study: Study) -> Strategy | None:
+    """The best fully measured strategy of a study with its provenance; None when there is none."""
+    best = best_full(study.get_trials(deepcopy=False))
+    if best is None:
+        return None
+    strategy = strategy_of(best)
+    return strategy.model_copy(
+        update={
+            "name": study.study_name,
+            "budget": strategy.budget or _budget(strategy),
+            "provenance": _provenance(study, best),
+        }
+    )
+
+
+def strategy_of(trial: FrozenTrial) -> Strategy:
+    """The strategy that a trial measured."""
+    return Strategy.loads(trial.user_attrs[trials.STRATEGY], f"trial {trial.number}")
+
+
+def versions() -> dict[str, str]:
+    """The packages that results depend on."""
+    others = {name: version(name) for name in ("optuna", "torch", "transformers")}
+    return {"vflowopt-search": __version__, **others}
+
+
+def _budget(strategy: Strategy) -> Budget | None:
+    if strategy.model is None:
+        return None
+    return Budget(mean_retained=mean_retained(strategy.stages, strategy.model.decoder_layers))
+
+
+def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
+    context = study.user_attrs.get(CONTEXT, {})
+    assert trial.datetime_complete is not None  # it is complete
+    return Provenance(
+        study=study.study_name,
+        trial=trial.number,
+        objective=Objective(divergence=trial.value, metric=context["metric"]),
+        calibration=_calibration(context),
+        versions=study.user_attrs.get(VERSIONS, {}),
+        # Optuna's times are local and without a zone.
+        created=trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _calibration(context: Mapping[str, Any]) -> CalibrationIdentity | None:
+    if "calibration_sha256" not in context:
+        return None
+    return CalibrationIdentity(
+        name=context.get("calibration", ""),
+        samples=int(context["samples"]),
+        sha256=context["calibration_sha256"],
+    )

@@ -1,0 +1,88 @@
+"""Trials whose process stopped under them are closed, and their parameters tried again."""
+
+from __future__ import annotations
+
+import time
+
+from optuna import Study
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from vflowopt_search.processes import is_alive, is_gone, this_process
+from vflowopt_search.trials import (
+    ABANDONED,
+    DEATHS,
+    FAILURE,
+    OWNER,
+    RETRY_OF,
+    SLOT,
+    STRATEGY,
+    TEXTBOOK,
+    outcome_of,
+)
+
+SIGNING_SECONDS = 2.0
+"""A worker names itself in a trial that it made within this time."""
+MAX_DEATHS = 3
+"""Parameters under which so many processes died are not tried again."""
+
+
+def recover(study: Study, storage: BaseStorage) -> None:
+    """Close the running trials of dead processes and of this one, and enqueue them again.
+
+    Call it when no trial of this process runs. It may be killed anywhere and called again.
+    """
+    for trial in _running(study):
+        if _is_left_behind(study, trial):
+            _close(study, storage, trial)
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    for trial in trials:
+        # Optuna's heartbeat enqueues a trial again by itself, and says so here.
+        retried.update(trial.system_attrs.get("retry_history", ()))
+    for trial in trials:
+        if outcome_of(trial) == "abandoned" and trial.number not in retried:
+            _enqueue_again(study, trial)
+
+
+def num_running_elsewhere(study: Study) -> int:
+    """How many trials other living processes of this host have in hand."""
+    owners = [trial.user_attrs.get(OWNER, "") for trial in _running(study)]
+    return sum(owner != this_process() and is_alive(owner) for owner in owners)
+
+
+def _running(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def _is_left_behind(study: Study, trial: FrozenTrial) -> bool:
+    deadline = time.monotonic() + SIGNING_SECONDS
+    while not (owner := trial.user_attrs.get(OWNER)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        trial = study.get_trials(deepcopy=False)[trial.number]
+    if trial.state is not TrialState.RUNNING:
+        return False
+    return owner is None or owner == this_process() or is_gone(owner)
+
+
+def _close(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:
+    died = trial.user_attrs.get(OWNER) != this_process()
+    deaths = trial.user_attrs.get(DEATHS, 0) + died
+    storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
+    if deaths >= MAX_DEATHS:
+        reason = f"{deaths} processes died while they measured this strategy"
+        storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
+    else:
+        reason = "its process died" if died else "interrupted"
+        storage.set_trial_user_attr(trial._trial_id, ABANDONED, reason)
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _enqueue_again(study: Study, trial: FrozenTrial) -> None:
+    kept = {
+        key: trial.user_attrs[key] for key in (SLOT, TEXTBOOK, DEATHS) if key in trial.user_attrs
+    }
+    # With half of the parameters the other half would be drawn from another place of the
+    # random stream; with none, the slot's seed draws the same ones again.
+    params = trial.params if STRATEGY in trial.user_attrs else {}
+    study.enqueue_trial(dict(params), user_attrs={**kept, RETRY_OF: trial.number})

@@ -1,0 +1,1 @@
+"""What a study looks like: records of its numbers, figures of the records, one page of figures."""

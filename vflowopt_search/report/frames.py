@@ -1,0 +1,247 @@
+"""A study as numbers: typed records that figures draw, a table of all trials, a run's folder."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import fsum, isfinite
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna import Study
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial
+
+from vflowopt_search import run_folder, trials
+from vflowopt_search.budget import alive_ratios
+from vflowopt_search.errors import StudyError
+from vflowopt_search.outcome import strategy_of
+from vflowopt_search.storage import read_journal
+from vflowopt_search.strategy import Strategy
+from vflowopt_search.trials import Outcome, best_full, is_full, outcome_of, value_of
+
+MIN_TRIALS_FOR_IMPORTANCE = 10
+"""With fewer, which parameters mattered is a guess."""
+BEST_SHARE_TRIALS = 5
+"""How many trials at least are the good ones that importance explains (PED-ANOVA)."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Divergence of each measured trial, and the lowest so far of a fully measured one."""
+
+    trial: list[int]
+    value: list[float]
+    best: list[float]
+    outcome: list[Outcome]
+    label: list[str]
+    """Name of the textbook strategy; empty of others."""
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """Share of visual tokens alive in each decoder layer, by strategy; `best` comes first."""
+
+    layer: list[int]
+    alive: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class SampleHeatmap:
+    """Divergence of each sample under the best trials; the hardest samples come first."""
+
+    trial: list[int]
+    sample: list[int]
+    value: list[list[float]]
+    """One row per trial, best first."""
+
+
+@dataclass(frozen=True)
+class ParameterImportance:
+    """How much each parameter decides whether a trial is among the best; sums to 1."""
+
+    parameter: list[str]
+    importance: list[float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Divergence of the best strategy and of plain ones at the same budget, lowest first."""
+
+    name: list[str]
+    divergence: list[float]
+
+
+def history(study: Study) -> History:
+    """All measured trials in their order."""
+    rows, best = [], float("inf")
+    for trial in _measured(study):
+        best = min(best, value_of(trial)) if is_full(trial) else best
+        if isfinite(best):
+            rows.append((trial, best))
+    return History(
+        trial=[trial.number for trial, _ in rows],
+        value=[value_of(trial) for trial, _ in rows],
+        best=[best for _, best in rows],
+        outcome=[outcome_of(trial) for trial, _ in rows],
+        label=[trial.user_attrs.get(trials.TEXTBOOK, "") for trial, _ in rows],
+    )
+
+
+def staircase(study: Study) -> Staircase:
+    """Of the best strategy and of the textbook's."""
+    best = best_full(study.get_trials(deepcopy=False))
+    chosen = {} if best is None else {"best": best}
+    textbook = {t.user_attrs[trials.TEXTBOOK]: t for t in _measured(study) if _is_textbook(t)}
+    strategies = {name: strategy_of(trial) for name, trial in {**chosen, **textbook}.items()}
+    depth = max((_depth(strategy) for strategy in strategies.values()), default=0)
+    return Staircase(
+        layer=list(range(depth)),
+        alive={name: alive_ratios(s.stages, depth) for name, s in strategies.items()},
+    )
+
+
+def sample_heatmap(study: Study, top: int = 20) -> SampleHeatmap:
+    """Of the `top` best among fully measured trials."""
+    full = sorted(filter(is_full, _measured(study)), key=lambda t: (value_of(t), t.number))[:top]
+    rows = [trials.measured(trial) for trial in full]
+    columns = list(zip(*rows, strict=True))
+    hardest = sorted(range(len(columns)), key=lambda sample: (-fsum(columns[sample]), sample))
+    return SampleHeatmap(
+        trial=[trial.number for trial in full],
+        sample=hardest,
+        value=[[row[sample] for sample in hardest] for row in rows],
+    )
+
+
+def parameter_importance(study: Study) -> ParameterImportance:
+    """By PED-ANOVA; empty of a study too small to say."""
+    num_trials = len(_measured(study))
+    if num_trials < MIN_TRIALS_FOR_IMPORTANCE:
+        return ParameterImportance([], [])
+    evaluator = PedAnovaImportanceEvaluator(
+        target_quantile=max(0.1, BEST_SHARE_TRIALS / num_trials)
+    )
+    with warnings.catch_warnings():
+        # Optuna warns of parameters that few trials have; they come out as unimportant.
+        warnings.simplefilter("ignore", UserWarning)
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    return ParameterImportance([name for name, _ in ranked], [share for _, share in ranked])
+
+
+def comparison(study: Study, baselines: Mapping[str, float] | None = None) -> Comparison:
+    """The best, the fully measured of the textbook, and `baselines` (name to divergence)."""
+    best = best_full(study.get_trials(deepcopy=False))
+    if best is None:
+        return Comparison([], [])
+    textbook = [t for t in _measured(study) if _is_textbook(t) and is_full(t)]
+    rows = {t.user_attrs[trials.TEXTBOOK]: value_of(t) for t in textbook}
+    rows.update(baselines or {})
+    ranked = sorted({**rows, "best": value_of(best)}.items(), key=lambda row: (row[1], row[0]))
+    return Comparison([name for name, _ in ranked], [value for _, value in ranked])
+
+
+def trials_frame(study: Study) -> pd.DataFrame:
+    """One row per trial that ended: how it ended, its parameters and its strategy."""
+    frame = pd.DataFrame([_row(trial) for trial in trials.finished(study)])
+    layers = [column for column in frame.columns if column == "slot" or column.endswith("_layer")]
+    return frame.astype(dict.fromkeys(layers, "Int64"))  # whole numbers, also beside missing ones
+
+
+def write_trials(study: Study, path: str | Path) -> None:
+    """Write the table of all trials as Parquet, whole or not at all."""
+    beside = Path(path).with_name(f".{Path(path).name}.tmp")
+    trials_frame(study).to_parquet(beside, index=False)
+    beside.replace(path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a search left in its folder; the strategy is None before the first trial ended."""
+
+    study: Study
+    strategy: Strategy | None
+    baselines: dict[str, float]
+
+
+def load_run(folder: str | Path) -> Run:
+    """The study, the best strategy and the baselines' divergences in a folder; changes nothing.
+
+    Raises:
+        StudyError: there is no study journal in the folder, or not exactly one study in it.
+        StrategyError: the strategy file is broken.
+    """
+    folder = Path(folder)
+    journal, best = folder / run_folder.JOURNAL, folder / run_folder.STRATEGY
+    if not journal.is_file():
+        raise StudyError(
+            f"{folder} has no {run_folder.JOURNAL}; give the output folder of a search"
+        )
+    storage = read_journal(journal)
+    names = optuna.get_all_study_names(storage)
+    if len(names) != 1:
+        raise StudyError(
+            f"{journal} holds {len(names)} studies but a run has one; give another folder"
+        )
+    baselines = folder / run_folder.BASELINES
+    return Run(
+        study=optuna.load_study(study_name=names[0], storage=storage),
+        strategy=Strategy.load(best) if best.is_file() else None,
+        baselines=json.loads(baselines.read_text("utf-8")) if baselines.is_file() else {},
+    )
+
+
+def _measured(study: Study) -> list[FrozenTrial]:
+    return [
+        trial
+        for trial in trials.finished(study)
+        if trial.value is not None and isfinite(trial.value) and trials.STRATEGY in trial.user_attrs
+    ]
+
+
+def _is_textbook(trial: FrozenTrial) -> bool:
+    return trials.TEXTBOOK in trial.user_attrs
+
+
+def _depth(strategy: Strategy) -> int:
+    return strategy.model.decoder_layers if strategy.model else strategy.stages[-1].layer + 1
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    row: dict[str, Any] = {
+        "number": trial.number,
+        "slot": attributes.get(trials.SLOT),
+        "outcome": outcome_of(trial),
+        "value": trial.value,
+        "samples_seen": attributes.get(trials.SAMPLES_SEEN, 0),
+        "seconds": attributes.get(trials.SECONDS),
+        "textbook": attributes.get(trials.TEXTBOOK),
+        "failure": attributes.get(trials.FAILURE),
+        **{f"param_{name}": value for name, value in trial.params.items()},
+    }
+    if trials.STRATEGY in attributes:
+        row |= _strategy_columns(strategy_of(trial))
+        row["strategy"] = attributes[trials.STRATEGY]
+    return row
+
+
+def _strategy_columns(strategy: Strategy) -> dict[str, Any]:
+    importance = strategy.importance
+    columns: dict[str, Any] = {
+        "score": importance.score,
+        "vision_layer": importance.vision_layer,
+        "context_threshold": importance.context_threshold,
+        "entropy_weight": importance.entropy_weight,
+        "recycling_cell": strategy.recycling.cell if strategy.recycling else None,
+        "separators": strategy.separators,
+        "positions": strategy.positions,
+    }
+    for number, stage in enumerate(strategy.stages, start=1):
+        columns |= {f"stage{number}_layer": stage.layer, f"stage{number}_keep": stage.keep_ratio}
+    return columns

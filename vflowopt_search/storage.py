@@ -1,0 +1,141 @@
+"""Where a study lives: a journal file that survives crashes, or any Optuna database URL."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from pathlib import Path
+from uuid import uuid4
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import (
+    BaseStorage,
+    JournalStorage,
+    RDBStorage,
+    RetryHeartbeatStaleTrialCallback,
+)
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
+
+from vflowopt_search.errors import StudyError
+from vflowopt_search.processes import is_gone, this_process
+
+HEARTBEAT_SECONDS = 60
+GRACE_SECONDS = 180
+"""A trial of a database without a heartbeat for this long is taken from its worker."""
+UNSIGNED_LOCK_SECONDS = 5
+"""A lock is held for one append; one without an owner's name that is older was left behind."""
+
+
+class SignedFileLock(JournalFileOpenLock):
+    """Optuna's lock file with its owner written in it, so that a dead owner's lock is removed.
+
+    Optuna's own lock waits half a minute for an owner that a `kill -9` has ended.
+    """
+
+    def acquire(self) -> bool:
+        """Take the lock, waiting for a living owner."""
+        _remove_if_left_behind(Path(self._lock_file))
+        acquired = super().acquire()
+        Path(self._lock_file).write_text(this_process(), encoding="utf-8")
+        return acquired
+
+
+def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
+    """The storage at a journal file's path or a database URL (`sqlite:///study.db`).
+
+    A journal's last line that a crash cut off is removed first, and so is the lock of a dead
+    process.
+
+    Raises:
+        StudyError: the file or the database cannot be opened.
+    """
+    if isinstance(storage, BaseStorage):
+        return storage
+    if "://" in str(storage):
+        return _database(str(storage))
+    path = Path(storage).resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
+        return read_journal(path)
+    except OSError as error:
+        raise StudyError(
+            f"the study {path} cannot be opened ({error.strerror}); choose a folder that can be "
+            f"written to"
+        ) from error
+
+
+def read_journal(path: str | Path) -> JournalStorage:
+    """The journal as it is: nothing is repaired, so a running study may be looked at.
+
+    Raises:
+        StudyError: there is a line in the file that is not an entry of a journal.
+    """
+    where = str(Path(path).resolve())
+    try:
+        return JournalStorage(JournalFileBackend(where, lock_obj=SignedFileLock(where)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path} is not a readable study journal ({error}); remove the broken line or choose "
+            f"another output folder"
+        ) from error
+
+
+def _database(url: str) -> RDBStorage:
+    try:
+        with warnings.catch_warnings():
+            # Heartbeats are the only way to notice a worker on another host that died.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
+            )
+    except (SQLAlchemyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(
+            f"the {url.split('://')[0]} database cannot be opened ({reason}); check the URL, "
+            f"that its folder exists, and that its driver is installed"
+        ) from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what follows the last newline: a full disk or a kill cut an entry off."""
+    if not path.exists() or _whole_bytes(path) == path.stat().st_size:
+        return
+    lock = SignedFileLock(str(path))
+    lock.acquire()  # under it no living process is in the middle of an append
+    try:
+        os.truncate(path, _whole_bytes(path))
+    finally:
+        lock.release()
+
+
+def _whole_bytes(path: Path) -> int:
+    """Length of a file up to and with its last newline."""
+    block = 1 << 16
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - block)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+def _remove_if_left_behind(lock: Path) -> None:
+    try:
+        owner, age = lock.read_text(encoding="utf-8"), time.time() - lock.stat().st_mtime
+        if is_gone(owner) if owner else age > UNSIGNED_LOCK_SECONDS:
+            # Renamed first: of two processes that come here at once, one fails and does nothing.
+            aside = lock.with_name(f"{lock.name}.{uuid4()}")
+            lock.rename(aside)
+            aside.unlink()
+    except FileNotFoundError:
+        return

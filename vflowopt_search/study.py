@@ -1,0 +1,295 @@
+"""The search: an Optuna study over pruning strategies that resumes, races and exports its best."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna import Study
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial
+
+from vflowopt_search import trials
+from vflowopt_search.errors import DivergenceError, StudyError
+from vflowopt_search.outcome import (
+    CONTEXT,
+    VERSIONS,
+    StudyOutcome,
+    TrialReport,
+    outcome_of_study,
+    report_of,
+    versions,
+)
+from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
+from vflowopt_search.recovery import num_running_elsewhere, recover
+from vflowopt_search.sampling import SamplerName, SlotSampler
+from vflowopt_search.search_space import SearchSpace
+from vflowopt_search.storage import open_storage
+from vflowopt_search.strategy import ModelIdentity, Strategy
+
+if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet
+
+OnTrial = Callable[[TrialReport], None]
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How to search.
+
+    Args:
+        name: of the study in its storage, and of the strategy that it exports.
+        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1].
+        trials: how many trials the study has in the end, over all runs.
+        seed: of everything random; the same seed on the same machine gives the same study.
+        racing: stop a trial that is surely worse than the best before all samples are measured.
+        sampler: `tpe`; `gp` for few, full measurements (parameters that not every trial has are
+            drawn at random); `random` for comparison.
+
+    Raises:
+        StudyError: a value is out of range.
+    """
+
+    name: str
+    retain: float
+    trials: int
+    seed: int = 0
+    racing: bool = True
+    sampler: SamplerName = "tpe"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retain <= 1:
+            raise StudyError(
+                f"retain is {self.retain} but must be above 0 and at most 1; change it"
+            )
+        if self.trials < 1:
+            raise StudyError(f"trials is {self.trials} but must be at least 1; ask for more")
+        if self.seed < 0:
+            raise StudyError(f"seed is {self.seed} but must not be negative; give another")
+
+
+def run_study(
+    objective: MeasuresStrategies,
+    space: DrawsStrategies,
+    settings: StudySettings,
+    *,
+    storage: str | Path | BaseStorage,
+    context: Mapping[str, str] | None = None,
+    on_trial: OnTrial | None = None,
+) -> StudyOutcome:
+    """Run a study to its asked number of trials, from wherever an earlier run left it.
+
+    A trial whose divergence is not finite fails and the study goes on; Ctrl-C ends the run and
+    keeps what was found; any other error marks its trial as failed and is raised.
+
+    Args:
+        objective: measures strategies.
+        space: draws strategies; its textbook is measured first.
+        settings: how to search.
+        storage: path of a journal file, an Optuna database URL, or an open storage.
+        context: what the results depend on besides the settings (see `study_context`).
+        on_trial: called after each trial that counts.
+
+    Raises:
+        StudyError: the storage cannot be opened, or its study was made in another context.
+    """
+    sampler = SlotSampler(settings.sampler, settings.seed, list(space.textbook().values()))
+    race = Race(
+        objective, space, sampler, settings.name, settings.retain, settings.seed, settings.racing
+    )
+    with _quiet_optuna():
+        opened = open_storage(storage)
+        study = _open_study(opened, settings, sampler)
+        _claim_context(study, {**(context or {}), **_own_context(objective, settings)})
+        recover(study, opened)
+        interrupted = _run_trials(study, race, settings.trials, on_trial)
+        if interrupted:
+            recover(study, opened)
+    return outcome_of_study(study, settings.trials, interrupted=interrupted)
+
+
+def study_context(
+    identity: ModelIdentity, calibration: CalibrationSet, space: SearchSpace
+) -> dict[str, str]:
+    """What a study's results depend on besides its settings: model, calibration set and space."""
+    return {
+        "model_type": identity.model_type,
+        "model": str(identity.name),
+        "revision": str(identity.revision),
+        "config_sha256": str(identity.config_sha256),
+        "calibration": calibration.name,
+        "calibration_sha256": calibration.sha256,
+        "space_sha256": hashlib.sha256(space.model_dump_json().encode()).hexdigest(),
+    }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What `search` found.
+
+    Args:
+        outcome: all that the study left.
+    """
+
+    outcome: StudyOutcome
+
+    @property
+    def study(self) -> Study:
+        """The Optuna study, for Optuna's own plots and frames."""
+        return self.outcome.study
+
+    @property
+    def best(self) -> Strategy:
+        """The best strategy, measured on every calibration sample.
+
+        Raises:
+            StudyError: no trial was measured on all of them.
+        """
+        if self.outcome.best is None:
+            raise StudyError(
+                f"study {self.study.study_name!r} has no strategy that was measured on every "
+                f"calibration sample; search again with more trials"
+            )
+        return self.outcome.best
+
+    def save(self, path: str | Path) -> None:
+        """Write the best strategy's file.
+
+        Raises:
+            StudyError: there is no best strategy.
+            StrategyError: the file cannot be written.
+        """
+        self.best.save(path)
+
+
+def search(
+    model: Any,
+    processor: Any,
+    calibration: CalibrationSet,
+    *,
+    space: str | Path = "vflowopt",
+    retain: float = 0.10,
+    trials: int = 100,
+    seed: int = 0,
+    storage: str | Path | BaseStorage | None = None,
+    metric: str = "last_token_cosine",
+    batch_size: int | None = None,
+    cache: Path | None = None,
+    sampler: SamplerName = "tpe",
+    racing: bool = True,
+    name: str = "search",
+    on_trial: OnTrial | None = None,
+) -> SearchResult:
+    """Find which visual tokens a model can drop, where and how many, at an exact budget.
+
+    Args:
+        model: any supported stock transformers model; borrowed, and unchanged afterwards.
+        processor: the model's processor.
+        calibration: unlabelled samples (see `vflowopt_search.calibration`).
+        space: name of a shipped search space, or path of a YAML file.
+        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1].
+        trials: how many trials the study has in the end, over all calls on one storage.
+        seed: of everything random.
+        storage: path of a journal file or a database URL to resume from; None keeps no file.
+        metric: name of the divergence.
+        batch_size: samples measured together; None chooses.
+        cache: folder for what does not depend on the trial; None keeps it in memory.
+        sampler: `tpe`, `gp` or `random`.
+        racing: stop hopeless trials early.
+        name: of the study and of the strategy.
+        on_trial: called after each trial.
+
+    Raises:
+        VFlowOptError: the model, the samples, the space or the storage cannot be used.
+    """
+    from vflowopt_search.objective import build_objective  # torch: only a search needs it
+
+    chosen = SearchSpace.load(space)
+    objective = build_objective(
+        model, processor, calibration, metric=metric, batch_size=batch_size, cache=cache
+    )
+    outcome = run_study(
+        objective,
+        chosen.bind(objective.facts),
+        StudySettings(name, retain, trials, seed, racing, sampler),
+        storage=InMemoryStorage() if storage is None else storage,
+        context=study_context(objective.facts.identity, calibration, chosen),
+        on_trial=on_trial,
+    )
+    return SearchResult(outcome)
+
+
+def _run_trials(study: Study, race: Race, total: int, on_trial: OnTrial | None) -> bool:
+    """Run what is left; whether Ctrl-C ended it."""
+
+    def tell(study: Study, trial: FrozenTrial) -> None:
+        if on_trial is not None:
+            on_trial(report_of(study, trial, total))
+
+    try:
+        # One at a time, for the total is over all runs and workers. Not ask and tell: a
+        # database's heartbeat comes with `optimize` only.
+        while _num_begun(study) < total:
+            study.optimize(race, n_trials=1, catch=(DivergenceError,), callbacks=[tell])
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _num_begun(study: Study) -> int:
+    counted = trials.num_counted(study.get_trials(deepcopy=False))
+    return counted + num_running_elsewhere(study)
+
+
+def _open_study(storage: BaseStorage, settings: StudySettings, sampler: SlotSampler) -> Study:
+    return optuna.create_study(
+        storage=storage,
+        study_name=settings.name,
+        direction="minimize",
+        sampler=sampler,
+        pruner=stopping_rule(racing=settings.racing),
+        load_if_exists=True,
+    )
+
+
+def _own_context(objective: MeasuresStrategies, settings: StudySettings) -> dict[str, str]:
+    return {
+        "samples": str(objective.num_samples),
+        "metric": objective.metric,
+        "retain": repr(settings.retain),
+        "seed": str(settings.seed),
+        "racing": str(settings.racing),
+        "sampler": settings.sampler,
+    }
+
+
+def _claim_context(study: Study, given: Mapping[str, str]) -> None:
+    """Write what a new study depends on; refuse another one for an old study."""
+    if not study.get_trials(deepcopy=False):
+        study.set_user_attr(CONTEXT, dict(given))
+        study.set_user_attr(VERSIONS, versions())
+        return
+    stored = study.user_attrs.get(CONTEXT, {})
+    for field in sorted({*stored, *given}):
+        if stored.get(field) != given.get(field):
+            raise StudyError(
+                f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
+                f"resumed with {given.get(field)!r}; give the same, or another output folder for "
+                f"a new study"
+            )
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Optuna prints a line for each trial; we report them ourselves."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,111 @@
+"""What a trial of ours stores beside Optuna's own fields, and how it is read back.
+
+A trial *counts* towards the asked total when it was measured (wholly, or until racing stopped
+it) or failed for a reason of its own. It was *abandoned* when its process stopped under it; then
+it does not count and another trial takes its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import Literal
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+SLOT = "slot"
+"""Place in the study, from 0; a trial that replaces an abandoned one has the same slot."""
+OWNER = "owner"
+"""The process that runs or ran it."""
+TEXTBOOK = "textbook"
+"""Name of the textbook strategy that it measures."""
+STRATEGY = "strategy"
+"""The strategy file's text."""
+PER_SAMPLE = "per_sample"
+"""Divergence of each calibration sample by its number; null where it was not measured."""
+SAMPLES_SEEN = "samples_seen"
+SECONDS = "seconds"
+"""Wall-clock time of the measurement."""
+FAILURE = "failure"
+"""Why there is no value; such a trial counts."""
+ABANDONED = "abandoned"
+"""Why the trial stopped without a fault of its own; such a trial does not count."""
+RETRY_OF = "retry_of"
+"""Number of the abandoned trial that this one replaces."""
+DEATHS = "deaths"
+"""How many processes died while they measured these parameters."""
+
+Outcome = Literal["complete", "stopped", "failed", "abandoned", "running", "waiting"]
+"""`stopped`: racing saw early that it is worse than the best, and its value is a partial mean."""
+
+
+def outcome_of(trial: FrozenTrial) -> Outcome:
+    """How a trial ended, in our words."""
+    if trial.state is TrialState.COMPLETE:
+        return "complete" if is_full(trial) else "stopped"
+    if trial.state is TrialState.PRUNED:
+        return "stopped"
+    if trial.state is TrialState.FAIL:
+        return "failed" if FAILURE in trial.user_attrs else "abandoned"
+    return "running" if trial.state is TrialState.RUNNING else "waiting"
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those that were asked for."""
+    return outcome_of(trial) in ("complete", "stopped", "failed")
+
+
+def num_counted(trials: Iterable[FrozenTrial]) -> int:
+    """How many of the asked trials are done."""
+    return sum(map(counts, trials))
+
+
+def is_full(trial: FrozenTrial) -> bool:
+    """Whether every calibration sample was measured; only such a trial may be exported."""
+    values = per_sample(trial)
+    return (
+        trial.state is TrialState.COMPLETE
+        and bool(values)
+        and all(value is not None and isfinite(value) for value in values)
+    )
+
+
+def per_sample(trial: FrozenTrial) -> tuple[float | None, ...]:
+    """Divergence of each calibration sample; None where not measured; empty when none was."""
+    return tuple(trial.user_attrs.get(PER_SAMPLE, ()))
+
+
+def measured(trial: FrozenTrial) -> tuple[float, ...]:
+    """Divergence of each sample that was measured."""
+    return tuple(value for value in per_sample(trial) if value is not None)
+
+
+def value_of(trial: FrozenTrial) -> float:
+    """Mean divergence of a measured trial."""
+    assert trial.value is not None  # callers ask only of measured trials
+    return trial.value
+
+
+def best_full(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """The first of the lowest among fully measured trials."""
+    return min(
+        filter(is_full, trials), key=lambda trial: (value_of(trial), trial.number), default=None
+    )
+
+
+def finished(study: Study) -> Sequence[FrozenTrial]:
+    """All trials that ended, in the order in which they were made."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def slot_of(study: Study, trial: FrozenTrial) -> int:
+    """Place of a trial in its study, not counting abandoned ones.
+
+    With it, and not with the number, whatever is random in a trial is seeded: so an interrupted
+    and resumed study is the same as an uninterrupted one.
+    """
+    if SLOT in trial.user_attrs:
+        return int(trial.user_attrs[SLOT])
+    earlier = (other for other in finished(study) if other.number < trial.number)
+    return trial.number - sum(outcome_of(other) == "abandoned" for other in earlier)
