@@ -119,3 +119,13 @@ def test_facts_for_the_search_space() -> None:
     assert facts.has_separators
     assert facts.pixels is not None
     assert not objective_of("llava").facts.has_separators
+
+
+def test_fine_tuned_weights_have_another_fingerprint() -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    before = build_objective(model, processor, small_set()).fingerprint
+    assert before == build_objective(model, processor, small_set()).fingerprint
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 0.01
+    after = build_objective(model, processor, small_set()).fingerprint
+    assert {name for name in before if before[name] != after[name]} == {"weights_sha256"}

@@ -71,6 +71,16 @@ class Objective:
         """Size of the calibration set."""
         return len(self.reference.prepared)
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Weights, processor and dtype: with any of them changed, values cannot be compared."""
+        key = self.reference.key
+        return {
+            "weights_sha256": key["weights"],
+            "processor_sha256": key["processor"],
+            "dtype": key["dtype"],
+        }
+
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:
         """Divergence of each of the samples `indices` under `strategy`.
 

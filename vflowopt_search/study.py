@@ -218,7 +218,10 @@ def search(
         chosen.bind(objective.facts),
         StudySettings(name, retain, trials, seed, racing, sampler),
         storage=InMemoryStorage() if storage is None else storage,
-        context=study_context(objective.facts.identity, calibration, chosen),
+        context={
+            **study_context(objective.facts.identity, calibration, chosen),
+            **objective.fingerprint,
+        },
         on_trial=on_trial,
     )
     return SearchResult(outcome)

@@ -51,10 +51,11 @@ class AttentionMaps:
 
     def attention(self, layer: int, indices: Sequence[int]) -> MappedAttention:
         """The attention of `layer` over all tiles of a batch of samples."""
+        indices = [self.prepared.first_alike[i] for i in indices]
         found = {i: self._maps[layer, i] for i in indices if (layer, i) in self._maps}
         for i in found:
             self._maps.move_to_end((layer, i))
-        missing = [i for i in indices if i not in found]
+        missing = sorted({i for i in indices if i not in found})
         for chunk in batches(len(missing), self.batch_size):
             found |= self._compute(layer, [missing[i] for i in chunk])
         device = self.adapter.backbone.device

@@ -8,6 +8,7 @@ P = patches, Q = tokens of a tile in the vision encoder, H = heads.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,11 +109,25 @@ class PreparedSet:
     """All samples of a calibration or evaluation set, ready to be batched in any order."""
 
     def __init__(
-        self, adapter: Adapter, samples: Sequence[PreparedSample], *, pad_token_id: int
+        self,
+        adapter: Adapter,
+        samples: Sequence[PreparedSample],
+        *,
+        pad_token_id: int,
+        first_alike: Sequence[int] | None = None,
     ) -> None:
+        """All samples.
+
+        Args:
+            adapter: the model.
+            samples: in the order of the set.
+            pad_token_id: fills up shorter prompts.
+            first_alike: for each sample the first one with the same images; itself when None.
+        """
         self.adapter = adapter
         self.samples = list(samples)
         self.pad_token_id = pad_token_id
+        self.first_alike = list(range(len(samples)) if first_alike is None else first_alike)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -182,10 +197,54 @@ def prepare(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> PreparedSet:
-    """Encode all samples, batch by batch; pixels are dropped once their features are there."""
-    ready: list[PreparedSample] = []
-    for inputs in encoded_batches(adapter, processor, samples, batch_size):
-        ready += encode_vision(adapter, inputs, pixels)
+    """Encode all samples, batch by batch; images that come again go through the encoder once."""
+    first_alike = first_with_same_images(samples)
+    new = [i for i, first in enumerate(first_alike) if i == first]
+    again = [i for i, first in enumerate(first_alike) if i != first]
+    ready: dict[int, PreparedSample] = {}
+
+    def file(indices: Sequence[int], fresh: Sequence[PreparedSample]) -> None:
+        ready.update(zip(indices, fresh, strict=True))
         if progress is not None:
             progress(len(ready), len(samples))
-    return PreparedSet(adapter, ready, pad_token_id=pad_token_of(processor))
+
+    for indices, inputs in _encoded(adapter, processor, samples, new, batch_size):
+        file(indices, encode_vision(adapter, inputs, pixels))
+    for indices, inputs in _encoded(adapter, processor, samples, again, batch_size):
+        known = [ready[first_alike[i]] for i in indices]
+        features = [one for sample in known for one in sample.features]
+        entropies = [s.entropy_TP for s in known if s.entropy_TP is not None]
+        images = adapter.images(vision_inputs(inputs))
+        entropy_TP = torch.cat(entropies) if entropies else None
+        file(indices, split_by_sample(adapter, inputs, images, features, entropy_TP))
+    return PreparedSet(
+        adapter,
+        [ready[i] for i in range(len(samples))],
+        pad_token_id=pad_token_of(processor),
+        first_alike=first_alike,
+    )
+
+
+def _encoded(
+    adapter: Adapter, processor: Any, samples: Sequence[Sample], indices: Sequence[int], size: int
+) -> Iterator[tuple[list[int], BatchFeature]]:
+    """Some samples in batches, each with its indices."""
+    chosen = [samples[i] for i in indices]
+    for chunk, inputs in zip(
+        batches(len(chosen), size), encoded_batches(adapter, processor, chosen, size), strict=True
+    ):
+        yield [indices[i] for i in chunk], inputs
+
+
+def first_with_same_images(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the index of the first one with the very same images."""
+    first: dict[str, int] = {}
+    return [first.setdefault(_images_sha256(sample), i) for i, sample in enumerate(samples)]
+
+
+def _images_sha256(sample: Sample) -> str:
+    digest = hashlib.sha256()
+    for image in sample.images:
+        digest.update(repr((image.mode, image.size)).encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()

@@ -48,11 +48,13 @@ class Reference:
         prepared: the samples, encoded.
         readout: hidden_SLD of every decoder layer and logits_SV, on the CPU.
         from_cache: whether it was read from disk instead of computed.
+        key: all that it depends on (weights, samples, processor, dtype, versions), as strings.
     """
 
     prepared: PreparedSet
     readout: Readout
     from_cache: bool
+    key: Mapping[str, str]
 
     def rows(self, indices: Sequence[int], device: torch.device) -> Readout:
         """The readout of some samples."""
@@ -92,8 +94,8 @@ def build_reference(
         prepared = _prepared_from(adapter, processor, calibration, stored)
         if prepared is not None:
             readout = Readout(hidden_BLD=stored["hidden_SLD"], logits_BV=stored["logits_SV"])
-            return Reference(prepared, readout, from_cache=True)
-    reference = _compute(adapter, processor, calibration, pixels, progress)
+            return Reference(prepared, readout, from_cache=True, key=key)
+    reference = _compute(adapter, processor, calibration, pixels, key, progress)
     if path is not None:
         write_tensors(path, _to_tensors(reference), key)
     return reference
@@ -137,6 +139,7 @@ def _compute(
     processor: Any,
     calibration: CalibrationSet,
     pixels: PixelScale | None,
+    key: Mapping[str, str],
     progress: Progress | None,
 ) -> Reference:
     """Encode and run every sample, batch by batch."""
@@ -153,7 +156,8 @@ def _compute(
         if progress is not None:
             progress(len(samples), len(calibration.samples))
     readout = Readout(hidden_BLD=torch.cat(hidden), logits_BV=torch.cat(logits))
-    return Reference(PreparedSet(adapter, samples, pad_token_id=pad), readout, from_cache=False)
+    prepared = PreparedSet(adapter, samples, pad_token_id=pad)
+    return Reference(prepared, readout, from_cache=False, key=key)
 
 
 def _to_tensors(reference: Reference) -> dict[str, Tensor]:
