@@ -1,0 +1,1 @@
+"""How important is each visual token: signals of a model, scores over them, a registry by name."""
