@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ PRUNED = strategy_of((0, 0.4), (3, 0.5))
 
 
 def test_answers_are_those_of_generate() -> None:
-    model, processor = tiny_model("llava_onevision"), tiny_processor("llava_onevision")
+    model: Any = tiny_model("llava_onevision")
+    processor: Any = tiny_processor("llava_onevision")
     samples = small_set().samples
     results = evaluate_accuracy(
         model, processor, samples, {"unpruned": None, "pruned": PRUNED}, batch_size=3
