@@ -253,6 +253,16 @@ def test_what_cannot_be_done_right_is_refused() -> None:
             model.generate(**inputs, past_key_values=static, max_new_tokens=2)
 
 
+def test_a_video_is_refused_not_left_whole() -> None:
+    model: Any = tiny_model("llava_onevision")
+    ids = torch.tensor([[7, model.config.video_token_id, 8]])
+    with (
+        pytest.raises(UnsupportedError, match="the prompt has a video, which is not pruned on"),
+        pruned(model, EVERYTHING),
+    ):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
 def test_a_strategy_of_another_model_is_refused() -> None:
     model = tiny_model("llava")
     other = identity_of(tiny_model("llava_onevision"))

@@ -70,6 +70,12 @@ class Adapter:
         return int(self.config.image_token_id)
 
     @property
+    def refused_tokens(self) -> Mapping[int, str]:
+        """Placeholder ids of inputs that are not pruned, and what they are in words."""
+        video = getattr(self.config, "video_token_id", None)
+        return {} if video is None else {int(video): "a video"}
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch, in pixels."""
         return int(self.config.vision_config.patch_size)

@@ -33,7 +33,7 @@ class LlavaOnevisionAdapter(Adapter):
         inputs=("image (any resolution)", "several images"),
         positions=("original", "packed"),
         scores=ALL_SCORES,
-        limits="video tokens are left as they are",
+        limits="video is refused",
     )
 
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:

@@ -66,6 +66,11 @@ class Anatomy(Protocol):
         """Token id of the placeholder of one visual token."""
         ...
 
+    @property
+    def refused_tokens(self) -> Mapping[int, str]:
+        """Placeholder ids of inputs that are not pruned, and what they are in words."""
+        ...
+
     def decoder_attention(self, layer: int) -> nn.Module:
         """The attention module of a decoder layer."""
         ...

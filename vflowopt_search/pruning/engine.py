@@ -100,6 +100,7 @@ class PruningEngine:
             return self._continue(args, kwargs, cache)
         if cache is not None:
             attach_state(cache, None)
+        self._check_inputs()
         if self._num_visual() == 0:
             return None
         return args, self._start(kwargs, cache)
@@ -111,6 +112,17 @@ class PruningEngine:
                 "cannot be told from text; pass input_ids (and pixel_values) instead"
             )
         return int((self._input_ids == self.anatomy.image_token_id).sum())
+
+    def _check_inputs(self) -> None:
+        """Refuse visual tokens that would silently stay unpruned."""
+        if self._input_ids is None:
+            return
+        for token, what in self.anatomy.refused_tokens.items():
+            if bool((self._input_ids == token).any()):
+                raise UnsupportedError(
+                    f"the prompt has {what}, which is not pruned on {self.anatomy.model_type} "
+                    "models; give images, or leave the `with pruned(...)` block for this prompt"
+                )
 
     def _start(self, kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
         """Stage 0: shorten embeddings, positions and mask before the first layer sees them."""
