@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vflowopt_search.errors import BudgetError
-from vflowopt_search.strategy import Stage
+from vflowopt_search.errors import BudgetError, StrategyError
+from vflowopt_search.strategy import Stage, Strategy
 
 _LEAST_RATIO = 1e-9
+_CLAIM_TOLERANCE = 1e-3
 
 
 def alive_ratios(stages: Sequence[Stage], num_layers: int) -> list[float]:
@@ -23,6 +24,21 @@ def alive_ratios(stages: Sequence[Stage], num_layers: int) -> list[float]:
 def mean_retained(stages: Sequence[Stage], num_layers: int) -> float:
     """Share of visual tokens alive, averaged over decoder layers (algorithms 1.4)."""
     return sum(alive_ratios(stages, num_layers)) / num_layers
+
+
+def check_claim(strategy: Strategy, num_layers: int) -> None:
+    """Refuse a strategy whose stages do not keep what its `budget` says, to 0.1 % of the tokens.
+
+    Raises:
+        StrategyError: a ratio or layer was edited by hand, say, and the budget was not.
+    """
+    kept = mean_retained(strategy.stages, num_layers)
+    if strategy.budget is not None and abs(kept - strategy.budget.mean_retained) > _CLAIM_TOLERANCE:
+        raise StrategyError(
+            f"strategy {strategy.name!r} says that it retains {strategy.budget.mean_retained:.4f} "
+            f"but its stages keep {kept:.4f} on {num_layers} decoder layers; correct "
+            f"budget.mean_retained or the stages"
+        )
 
 
 def kept_counts(stages: Sequence[Stage], num_tokens: int) -> list[int]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.registry import adapter_for, identity_of
+from vflowopt_search.budget import check_claim
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.record import Applied, LastPrefill
@@ -48,8 +49,9 @@ def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applie
 def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[PruningEngine]:
     """As `pruned`, but yields the engine itself, for callers that bring their own signals."""
     strategy = strategy if isinstance(strategy, Strategy) else Strategy.load(strategy)
-    if strategy.model is not None:
-        strategy.check_fits(identity_of(model))
+    identity = identity_of(model)
+    strategy.check_fits(identity)
+    check_claim(strategy, identity.decoder_layers)
     if getattr(model, ENGINE, None) is not None:
         raise UnsupportedError(
             "this model is pruned already; leave the `with pruned(...)` block or call "

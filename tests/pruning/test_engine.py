@@ -23,7 +23,7 @@ from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.deploy import attached_engine, prune, pruned
 from vflowopt_search.errors import StrategyError, UnsupportedError
 from vflowopt_search.pruning.prefill import Prefill
-from vflowopt_search.strategy import Importance, Recycling, Strategy
+from vflowopt_search.strategy import Budget, Importance, Recycling, Strategy
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 EVERYTHING = strategy_of(
@@ -268,6 +268,27 @@ def test_a_strategy_of_another_model_is_refused() -> None:
     other = identity_of(tiny_model("llava_onevision"))
     wrong = Strategy.model_validate(EVERYTHING.model_dump() | {"model": other.model_dump()})
     with pytest.raises(StrategyError, match="llava_onevision"), pruned(model, wrong):
+        pass
+
+
+def test_a_stage_beyond_the_last_layer_is_refused() -> None:
+    with (
+        pytest.raises(StrategyError, match="has 6 decoder layers"),
+        pruned(tiny_model("llava"), strategy_of((0, 0.5), (6, 0.5))),
+    ):
+        pass
+
+
+def test_a_budget_that_the_stages_do_not_keep_is_refused() -> None:
+    claims_less = strategy_of((0, 0.5), (3, 0.5), budget=Budget(mean_retained=0.25))
+    with (
+        pytest.raises(StrategyError, match=r"says that it retains 0.2500 but its stages keep 0.37"),
+        pruned(tiny_model("llava"), claims_less),
+    ):
+        pass
+    with pruned(
+        tiny_model("llava"), strategy_of((0, 0.5), (3, 0.5), budget=Budget(mean_retained=0.375))
+    ):
         pass
 
 
