@@ -1,0 +1,137 @@
+"""Commands that read and tell; how errors look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import run
+from tests.examples import full_strategy
+from vflowopt_search import __version__
+from vflowopt_search.adapters.registry import families
+from vflowopt_search.cli import doctor
+from vflowopt_search.cli.console import table
+from vflowopt_search.strategy import Importance, Stage, Strategy
+
+COMMANDS = ["search", "show", "apply", "models", "spaces", "doctor"]
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"vflowopt-search {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command: str) -> None:
+    text = run(command, "--help").stdout
+    assert "Example: vflowopt-search" in text
+
+
+def test_help_names_every_command() -> None:
+    text = run("--help").stdout
+    assert [command for command in COMMANDS if command not in text] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serach"], ["show"], ["search", "--trials", "0"], ["search", "--dtype", "int4"]],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_error_of_ours_is_one_sentence_on_stderr(tmp_path: Path) -> None:
+    result = run("show", tmp_path / "none.json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    expected = "none.json cannot be read (No such file or directory); check the path\n"
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.endswith(expected)
+    assert result.stderr.count("\n") == 1
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> Strategy:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Strategy, "load", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("show", "any.json")
+
+
+def test_show_tells_stages_and_origin(tmp_path: Path) -> None:
+    strategy = full_strategy()
+    strategy.save(tmp_path / "strategy.json")
+    text = run("show", tmp_path / "strategy.json").stdout
+    assert "full" in text
+    assert "toy, 8 decoder layers of width 128, 6 vision layers" in text
+    assert "vision layer 4, context threshold 12.5, entropy weight 0.31" in text
+    assert "cells of 4 tokens" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["0", "to", "2", "0.1600", "16.00%", "received_attention"] in rows
+    assert ["3", "to", "7", "0.7000", "11.20%", "text_attention"] in rows
+    assert strategy.provenance is not None
+    assert f"study {strategy.provenance.study}, trial {strategy.provenance.trial}" in text
+
+
+def test_show_without_a_model(tmp_path: Path) -> None:
+    stages = (Stage(layer=2, keep_ratio=0.5),)
+    Strategy(name="s", importance=Importance(score="random"), stages=stages).save(tmp_path / "s")
+    text = run("show", tmp_path / "s").stdout
+    rows = [line.split() for line in text.splitlines()]
+    assert ["0", "to", "1", "-", "100.00%", "-"] in rows
+    assert ["2", "and", "later", "0.5000", "50.00%", "random"] in rows
+    assert "mean retained" not in text
+
+
+def test_show_json_has_the_file_and_what_follows(tmp_path: Path) -> None:
+    full_strategy().save(tmp_path / "strategy.json")
+    told = json.loads(run("show", tmp_path / "strategy.json", "--json").stdout)
+    assert Strategy.model_validate(told["strategy"]) == full_strategy()
+    assert told["derived"]["alive_per_layer"] == pytest.approx([0.16] * 3 + [0.112] * 5)
+    assert told["derived"]["mean_retained"] == pytest.approx((3 * 0.16 + 5 * 0.112) / 8)
+
+
+def test_models_lists_every_family() -> None:
+    text = run("models").stdout
+    told = json.loads(run("models", "--json").stdout)
+    assert [record["model_type"] for record in told] == [f.model_type for f in families()]
+    assert all(family.model_type in text for family in families())
+
+
+def test_spaces_lists_the_shipped_ones() -> None:
+    text = run("spaces").stdout
+    told = json.loads(run("spaces", "--json").stdout)
+    names = {"vflowopt", "vflowopt-published", "keep-ratios-only"}
+    assert names <= {record["name"] for record in told}
+    assert all(name in text for name in names)
+
+
+def test_doctor_tells_versions_and_devices() -> None:
+    findings = {f["what"]: f for f in json.loads(run("doctor", "--json").stdout)}
+    assert findings["vflowopt-search"]["found"] == __version__
+    assert findings["torch"]["usable"]
+    assert "threads" in findings["device cpu"]["found"]
+    assert "torchvision" in run("doctor").stdout
+
+
+def test_doctor_fails_when_something_needed_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "optuna" else "1.0")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "needed; install vflowopt-search again" in result.stdout
+
+
+def test_doctor_accepts_what_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_shipped", list)
+    monkeypatch.setattr(doctor, "_version", lambda n: None if n == "torchvision" else "1.0")
+    assert run("doctor").exit_code == 0
+
+
+def test_columns_of_numbers_are_set_to_the_right() -> None:
+    columns = table(("a", "b"), [("x", "1.5%"), ("y", "-")]).columns
+    assert [column.justify for column in columns] == ["left", "right"]

@@ -1,0 +1,88 @@
+"""What was typed becomes a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from vflowopt_search.cli.job import DataOptions as Data
+from vflowopt_search.cli.job import Job, parse_columns, resolve_output, resolve_recipe
+from vflowopt_search.cli.loading import ModelSource
+from vflowopt_search.errors import SearchSpaceError
+from vflowopt_search.recipe import StudyRecipe
+
+NOTHING: dict[str, Any] = {"model": None, "trials": None}
+
+
+def test_nothing_typed_is_the_quickstart() -> None:
+    assert resolve_recipe(None, NOTHING) == StudyRecipe.load("quickstart")
+
+
+def test_what_is_typed_wins_over_the_recipe() -> None:
+    changed = resolve_recipe("quickstart", {"model": "some/model", "trials": 7})
+    quickstart = StudyRecipe.load("quickstart")
+    assert changed == quickstart.model_copy(update={"model": "some/model", "trials": 7})
+
+
+def test_a_model_alone_needs_samples() -> None:
+    with pytest.raises(typer.BadParameter, match="needs samples"):
+        resolve_recipe(None, {"model": "some/model"})
+
+
+def test_a_model_with_samples_gets_the_defaults() -> None:
+    recipe = resolve_recipe(None, {"model": "some/model", "calibration": "data.jsonl"})
+    assert (recipe.space, recipe.retain, recipe.trials) == ("vflowopt", 0.10, 100)
+    assert (recipe.samples, recipe.seed, recipe.metric) == (256, 0, "last_token_cosine")
+
+
+def test_the_shipped_model_brings_its_samples() -> None:
+    assert resolve_recipe(None, {"model": "testbed", "trials": 3}).calibration == "testbed"
+
+
+def test_a_value_out_of_range_is_refused() -> None:
+    with pytest.raises(SearchSpaceError, match=r"`retain` is 2\.0 but"):
+        resolve_recipe(None, {"retain": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("output", "study", "model", "expected"),
+    [
+        ("here", "quickstart", "m", "here"),
+        (None, None, None, "runs/quickstart"),
+        (None, None, "llava-hf/llava-1.5-7b-hf", "runs/llava-1.5-7b-hf"),
+        (None, "recipes/mine.yaml", "m", "runs/mine"),
+    ],
+)
+def test_output(output: str | None, study: str | None, model: str | None, expected: str) -> None:
+    asked = None if output is None else Path(output)
+    assert resolve_output(asked, study, model) == Path(expected)
+
+
+def test_output_of_a_folder_is_called_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_output(None, None, ".") == Path("runs") / tmp_path.name
+
+
+def test_study_is_called_after_the_folder_and_lives_in_it(tmp_path: Path) -> None:
+    recipe = StudyRecipe.load("quickstart")
+    job = Job(recipe, ModelSource(), Data(), tmp_path / "mine")
+    assert job.study_name == "mine"
+    assert job.storage_or_journal == tmp_path / "mine" / "study.journal"
+    elsewhere = Job(recipe, ModelSource(), Data(), tmp_path, storage="sqlite:///s.db")
+    assert elsewhere.storage_or_journal == "sqlite:///s.db"
+
+
+def test_columns() -> None:
+    assert parse_columns(None) == {}
+    assert parse_columns("image=picture, prompt=a=b") == {"image": "picture", "prompt": "a=b"}
+
+
+@pytest.mark.parametrize("text", ["image", "picture=image", "image=", "image=a,,prompt=b"])
+def test_wrong_columns_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not FIELD=COLUMN"):
+        parse_columns(text)

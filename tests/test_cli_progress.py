@@ -1,0 +1,136 @@
+"""Bars on a terminal, lines otherwise."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from vflowopt_search.cli import progress
+from vflowopt_search.cli.progress import Bars, Clock, Lines
+from vflowopt_search.outcome import TrialReport
+
+
+def report(
+    done: int, total: int, best: float | None = 0.5, failure: str | None = None
+) -> TrialReport:
+    return TrialReport(
+        number=done - 1,
+        outcome="failed" if failure else "complete",
+        value=None if failure else best,
+        best=best,
+        samples_seen=4,
+        seconds=0.1,
+        done=done,
+        total=total,
+        textbook=None,
+        failure=failure,
+    )
+
+
+class Time:
+    """A clock that tests turn."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    time = Time()
+    monkeypatch.setattr(progress, "time", time)
+    return time
+
+
+def lines() -> tuple[Lines, io.StringIO]:
+    written = io.StringIO()
+    return Lines(Console(file=written, width=60)), written
+
+
+def test_time_left_is_by_the_pace_of_this_run_only(clock: Time) -> None:
+    left = Clock()
+    clock.now += 2.0
+    assert (
+        left.left_of(report(61, 100)) == "0:01:18 left"
+    )  # 60 of an earlier run, one of 2 s, 39 to go
+    clock.now += 4.0
+    assert left.left_of(report(62, 100)) == "0:01:54 left"  # 3 s each, 38 to go
+    assert left.left_of(report(100, 100)) == ""
+
+
+def test_time_left_of_steps_that_come_in_batches(clock: Time) -> None:
+    left = Clock()
+    clock.now += 8.0
+    assert left.left(32, 96) == "0:00:16 left"
+
+
+def test_a_line_every_few_trials(clock: Time) -> None:
+    shown, written = lines()
+    shown.phase("trials", 100)
+    for done in range(1, 101):
+        shown.trial(report(done, 100))
+    told = written.getvalue().splitlines()
+    assert told[0] == "trials"
+    assert [line.split(",")[0] for line in told[1:4]] == [
+        "trials: 1/100",
+        "trials: 5/100",
+        "trials: 10/100",
+    ]
+    assert told[-1] == "trials: 100/100, best 0.50000"
+    assert len(told) == 22
+
+
+def test_a_line_after_a_long_silence(clock: Time) -> None:
+    shown, written = lines()
+    shown.phase("trials", 100)
+    shown.trial(report(1, 100))
+    shown.trial(report(2, 100))
+    clock.now += 31.0
+    shown.trial(report(3, 100, best=None))
+    assert written.getvalue().splitlines()[-1].startswith("trials: 3/100, no best yet, ")
+    assert "2/100" not in written.getvalue()
+
+
+def test_a_failed_trial_says_why(clock: Time) -> None:
+    shown, written = lines()
+    shown.trial(report(2, 100, failure="DivergenceError: [sample] 3 gave nan"))
+    assert written.getvalue() == "trial 1 failed: DivergenceError: [sample] 3 gave nan\n"
+
+
+def test_steps_have_lines(clock: Time) -> None:
+    shown, written = lines()
+    shown.phase("measuring")
+    clock.now += 1.0
+    shown.step(1, 2)
+    shown.step(2, 2)
+    assert written.getvalue() == "measuring\nmeasuring: 1/2, 0:00:01 left\nmeasuring: 2/2\n"
+
+
+def test_bars_show_best_and_time_left(clock: Time) -> None:
+    columns = (TextColumn("{task.description}"), TextColumn("{task.fields[said]}"))
+    console = Console(file=io.StringIO(), force_terminal=True)
+    bars = Progress(*columns, console=console, auto_refresh=False)
+    shown = Bars(bars)
+    shown.phase("reading")
+    shown.step(1, 1)
+    shown.phase("trials", 10)
+    clock.now += 1.0
+    shown.trial(report(3, 10))
+    task = bars.tasks[-1]
+    assert (task.description, task.completed, task.total) == ("trials", 3, 10)
+    assert task.fields["said"] == "best 0.50000, 0:00:07 left"
+
+
+def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(progress, "stderr", lambda: console)
+    with progress.display() as shown:
+        assert isinstance(shown, Bars)
+    monkeypatch.setattr(progress, "stderr", lambda: Console(file=io.StringIO()))
+    with progress.display() as shown:
+        assert isinstance(shown, Lines)

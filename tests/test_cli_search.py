@@ -1,0 +1,273 @@
+"""`search` and `apply` end to end, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.command import World, make_world, run, spawn
+from vflowopt_search import run_folder
+from vflowopt_search.budget import mean_retained
+from vflowopt_search.cli import preparation
+from vflowopt_search.cli.interrupt import Interruptible, interruptible
+from vflowopt_search.errors import DivergenceError
+from vflowopt_search.strategy import Strategy
+
+Arguments = list[str | Path]
+TRIALS = 6
+FILES = (run_folder.STRATEGY, run_folder.TRIALS, run_folder.JOURNAL, run_folder.REPORT)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def searched(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a finished search."""
+    output = tmp_path_factory.mktemp("runs") / "mine"
+    result = run(*world.search(output, "--trials", str(TRIALS)))
+    assert result.exit_code == 0, result.stderr
+    text = result.stdout
+    assert f"mine: {TRIALS} of {TRIALS} trials" in text
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    for name in ("found", "random", "uniform", "attention"):
+        assert rows[name][0] == "30.0%"
+        assert float(rows[name][1]) > 0
+    assert all(str(output / name) in text for name in FILES)
+    assert f"trials: {TRIALS}/{TRIALS}, best" in result.stderr
+    return output
+
+
+def test_search_writes_its_files(searched: Path, world: World) -> None:
+    strategy = Strategy.load(searched / run_folder.STRATEGY)
+    assert strategy.name == "mine"
+    assert strategy.model is not None
+    assert strategy.model.name == str(world.model)
+    assert mean_retained(strategy.stages, strategy.model.decoder_layers) == pytest.approx(0.3)
+    assert len(pd.read_parquet(searched / run_folder.TRIALS)) == TRIALS
+    assert "mine" in (searched / run_folder.REPORT).read_text()
+    plain = json.loads((searched / run_folder.BASELINES).read_text())
+    assert set(plain) == {"random", "uniform", "attention"}
+
+
+def test_again_it_ends_at_once_and_tells_the_same(
+    searched: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured_again(*args: Any) -> None:
+        raise AssertionError("a finished search must not measure anything")
+
+    monkeypatch.setattr("vflowopt_search.objective.Objective.measure", measured_again)
+    before = (searched / run_folder.STRATEGY).read_bytes()
+    result = run(*world.search(searched, "--trials", str(TRIALS), "--json"))
+    told = json.loads(result.stdout)
+    assert told["finished"]
+    assert not told["interrupted"]
+    assert told["trials"]["done"] == TRIALS
+    assert told["recipe"]["retain"] == 0.3
+    assert told["calibration"]["samples"] == 6
+    assert told["environment"]["versions"]["torch"]
+    assert told["comparison"][0]["name"] == "found"
+    assert told["comparison"][0]["divergence"] == told["best"]["divergence"]
+    assert set(told["files"]) == {"strategy", "trials", "study", "report"}
+    assert (searched / run_folder.STRATEGY).read_bytes() == before
+
+
+def test_another_seed_in_the_same_folder_is_refused(searched: Path, world: World) -> None:
+    result = run(*world.search(searched, "--trials", str(TRIALS), "--seed", "1"))
+    assert result.exit_code == 1
+    assert "is resumed with" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--space", "vflowpot"], "'vflowpot' is neither a shipped name"),
+        (["--calibration", "none.jsonl"], "none.jsonl does not exist"),
+        (["--columns", "prompt=ask"], "ask"),
+        (["--retain", "2.0"], "`retain` is 2.0"),
+        (["--study", "quickest"], "'quickest' is neither a shipped name"),
+        (["--device", "cuda:7x"], "cuda:7x"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    world: World, tmp_path: Path, more: list[str], sentence: str
+) -> None:
+    result = run(*world.search(tmp_path / "out", *more))
+    assert result.exit_code == 1
+    assert sentence in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+
+
+def test_an_output_that_is_a_file_is_refused(world: World) -> None:
+    result = run(*world.search(world.samples))
+    assert result.exit_code == 1
+    assert "cannot be made (File exists); choose another with --output" in result.stderr
+
+
+def test_a_study_without_one_good_trial_says_why(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(*args: Any) -> None:
+        raise DivergenceError("sample 3 gave nan")
+
+    monkeypatch.setattr("vflowopt_search.objective.Objective.measure", diverges)
+    result = run(*world.search(tmp_path / "out", "--trials", "2"))
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert "none of the 2 trials of study 'out' was measured on every sample" in last
+    assert "last failure: DivergenceError: sample 3 gave nan" in last
+    assert len(pd.read_parquet(tmp_path / "out" / run_folder.TRIALS)) == 2
+
+
+def test_ctrl_c_before_the_first_trial(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vflowopt_search.cli.run.prepare", interrupted)
+    result = run(*world.search(tmp_path / "out"))
+    assert result.exit_code == 130
+    assert "interrupted; all finished trials are kept. Go on with:\n" in result.stderr
+    assert result.stdout == ""
+
+
+def test_random_weights_from_a_configuration(world: World, tmp_path: Path) -> None:
+    source: Arguments = ["search", "--random-init", world.model / "config.json", "--trials", "1"]
+    data: Arguments = ["--calibration", world.samples, "--samples", "2", "--storage"]
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    result = run(*source, *data, url, "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["trials"]["done"] == 1
+    assert told["files"].keys() == {"strategy", "trials", "report"}
+    strategy = Strategy.load(tmp_path / "out" / run_folder.STRATEGY)
+    assert strategy.model is not None
+    assert str(strategy.model.name).startswith("random ")
+
+
+def test_the_shipped_model_also_tells_accuracy(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "HELD_OUT_QUESTIONS", 24)
+    output = tmp_path / "quick"
+    search: Arguments = ["search", "--trials", "1", "--samples", "4", "--output", output]
+    told = json.loads(run(*search, "--json").stdout)
+    rows = {row["name"]: row for row in told["comparison"]}
+    assert list(rows) == ["unpruned", "found", "random", "uniform", "attention"]
+    whole = rows["unpruned"]
+    assert (whole["retained"], whole["divergence"], whole["accuracy_kept"]) == (1.0, 0.0, 1.0)
+    assert whole["accuracy"] > 0.5
+    kept = rows["found"]["accuracy"] / whole["accuracy"]
+    assert rows["found"]["accuracy_kept"] == pytest.approx(kept)
+    strategy = Strategy.load(output / run_folder.STRATEGY)
+    assert strategy.model is not None
+    assert strategy.model.name == "testbed"
+    assert "accuracy, found" in (output / run_folder.REPORT).read_text()
+
+
+def test_ctrl_c_keeps_what_was_found_and_resumes(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "stopped"
+    with spawn(*world.search(output, "--trials", "5000"), cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("trials: 1/"):
+                break
+        process.send_signal(signal.SIGINT)
+        told, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130, complaints
+    assert "Traceback" not in complaints
+    assert "interrupted, best so far" in complaints
+    assert "--trials 5000" in complaints.splitlines()[-1]
+    assert all((output / name).is_file() for name in FILES)
+    done = int(told.split(" of 5000 trials")[0].split()[-1])
+    resumed = json.loads(run(*world.search(output, "--trials", str(done), "--json")).stdout)
+    assert resumed["finished"]
+    assert resumed["trials"]["done"] == done
+
+
+class Counted:
+    """An objective that presses Ctrl-C at its second batch."""
+
+    num_samples, batch_size, metric = 4, 2, "flow"
+    batches = 0
+
+    def measure(self, strategy: Strategy, indices: object) -> list[float]:
+        if self.batches == 1:
+            signal.raise_signal(signal.SIGINT)
+        self.batches += 1
+        return [0.0, 0.0]
+
+
+def test_ctrl_c_waits_for_the_batch_and_a_second_one_does_not() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    strategy, counted = Strategy(name="s", stages=({"layer": 0, "keep_ratio": 1.0},)), Counted()  # type: ignore[arg-type]
+    with interruptible(counted) as objective:
+        assert (objective.num_samples, objective.batch_size, objective.metric) == (4, 2, "flow")
+        assert objective.measure(strategy, [0, 1]) == [0.0, 0.0]
+        with pytest.raises(KeyboardInterrupt):
+            objective.measure(strategy, [2, 3])
+        assert counted.batches == 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nothing_is_measured_after_ctrl_c() -> None:
+    counted = Counted()
+    objective = Interruptible(counted)
+    objective.pressed = True
+    with pytest.raises(KeyboardInterrupt):
+        objective.measure(Strategy(name="s", stages=({"layer": 0, "keep_ratio": 1.0},)), [0])  # type: ignore[arg-type]
+    assert counted.batches == 0
+
+
+def test_apply_answers_twice(searched: Path, world: World) -> None:
+    question: Arguments = ["--image", world.image, "--prompt", "how many objects is 1 ?"]
+    command: Arguments = [
+        "apply",
+        searched / run_folder.STRATEGY,
+        "--model",
+        world.model,
+        *question,
+    ]
+    told = json.loads(run(*command, "--max-new-tokens", "3", "--json").stdout)
+    assert told["strategy"] == "mine"
+    assert told["unpruned"]["tokens_per_layer"] == [16] * 6
+    alive = told["pruned"]["tokens_per_layer"]
+    assert sum(alive) / len(alive) / 16 == pytest.approx(0.3, abs=0.5 / 16)
+    assert alive == sorted(alive, reverse=True)
+    assert told["unpruned"]["seconds"] > 0
+    assert told["pruned"]["seconds"] > 0
+    text = run(*command, "--max-new-tokens", "3").stdout
+    assert "16 x 6" in text
+    assert "unpruned" in text
+
+
+def test_apply_refuses_what_is_no_image(searched: Path, world: World) -> None:
+    command: Arguments = [
+        "apply",
+        searched / run_folder.STRATEGY,
+        "--model",
+        world.model,
+        "--prompt",
+        "is",
+    ]
+    for image, sentence in (
+        (world.samples, "is not an image that can be read"),
+        (world.samples.with_name("none.png"), "cannot be read (No such file or directory)"),
+    ):
+        result = run(*command, "--image", image)
+        assert result.exit_code == 1
+        assert sentence in result.stderr

@@ -1,0 +1,94 @@
+"""What a user meets before the first command: imports, public names, files in the wheel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import vflowopt_search
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "optuna", "transformers", "datasets", "plotly", "pandas", "sklearn"}
+
+
+def loaded_by(statements: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `statements`."""
+    script = f"{statements}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    loaded = loaded_by("import vflowopt_search; vflowopt_search.__version__")
+    assert "vflowopt_search" in loaded
+    assert not loaded & (HEAVY | {"typer", "rich", "pydantic"})
+
+
+def test_a_strategy_is_read_without_torch() -> None:
+    loaded = loaded_by("from vflowopt_search import Strategy; Strategy.json_schema()")
+    assert "pydantic" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], ["spaces"]])
+def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
+    loaded = loaded_by(
+        "import sys\n"
+        f"sys.argv = ['vflowopt-search', *{arguments!r}]\n"
+        "from vflowopt_search.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+    )
+    assert "typer" in loaded
+    assert not loaded & HEAVY
+
+
+def test_deploying_loads_neither_the_search_nor_its_pictures() -> None:
+    loaded = loaded_by("from vflowopt_search import pruned, prune")
+    assert "torch" in loaded
+    assert not loaded & {"optuna", "plotly", "datasets", "typer"}
+
+
+def test_all_names_what_can_be_imported() -> None:
+    for name in vflowopt_search.__all__:
+        assert getattr(vflowopt_search, name) is not None
+    assert vflowopt_search.__all__ == sorted(vflowopt_search.__all__)
+    assert dir(vflowopt_search) == sorted(vflowopt_search.__all__)
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'prunde'"):
+        vflowopt_search.__getattr__("prunde")
+
+
+def test_version_is_written_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "vflowopt_search/__init__.py"
+
+
+def test_folders_that_travel_in_the_wheel_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert set(folders) == {"search_spaces", "studies"}
+    for folder, target in folders.items():
+        assert list((ROOT / folder).glob("*.yaml")), folder
+        assert target == f"vflowopt_search/data/{folder}"
+
+
+def test_every_constraint_is_one_exact_version() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert "torch==2.13.0" in pins
+    for pin in pins:
+        assert pin.count("==") == 1, pin
+        assert not set(pin) & set("+/@ "), pin

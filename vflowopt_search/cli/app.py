@@ -1,0 +1,73 @@
+"""The program `vflowopt-search`: its commands, its version, and one sentence for every error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vflowopt_search import __version__
+from vflowopt_search.cli.apply import apply
+from vflowopt_search.cli.console import complain, quiet_libraries
+from vflowopt_search.cli.doctor import doctor
+from vflowopt_search.cli.listing import models, spaces
+from vflowopt_search.cli.search import search
+from vflowopt_search.cli.show import show
+from vflowopt_search.errors import VFlowOptError
+
+
+class OneSentenceErrors(TyperGroup):
+    """Runs a command; an error of ours becomes one sentence on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except VFlowOptError as error:
+            complain(str(error))
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=OneSentenceErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vflowopt-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
+    ] = False,
+) -> None:
+    """Find which visual tokens a multimodal model can drop, and deploy what was found.
+
+    Example: [bold]vflowopt-search search[/bold] finds a strategy for the small model that
+    comes with the package, in a few minutes, offline.
+    """
+    quiet_libraries()
+
+
+app.command("search")(search)
+app.command("show")(show)
+app.command("apply")(apply)
+app.command("models")(models)
+app.command("spaces")(spaces)
+app.command("doctor")(doctor)
+
+
+def main() -> None:
+    """Run the command line; ends the process."""
+    app()

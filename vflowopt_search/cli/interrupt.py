@@ -1,0 +1,73 @@
+"""Ctrl-C while a study runs: it takes effect between two batches, never inside a write.
+
+Python raises KeyboardInterrupt wherever it happens to be. In the middle of Optuna's bookkeeping
+that leaves a trial half told, and Optuna 5.0 answers with an UnboundLocalError.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from vflowopt_search.cli.comparison import Measures
+
+if TYPE_CHECKING:
+    from vflowopt_search.strategy import Strategy
+
+
+class Interruptible:
+    """An objective that raises KeyboardInterrupt before a batch once Ctrl-C was pressed."""
+
+    def __init__(self, objective: Measures) -> None:
+        self._objective = objective
+        self.pressed = False
+
+    @property
+    def num_samples(self) -> int:
+        """How many calibration samples there are."""
+        return self._objective.num_samples
+
+    @property
+    def batch_size(self) -> int:
+        """How many are measured together."""
+        return self._objective.batch_size
+
+    @property
+    def metric(self) -> str:
+        """Name of the divergence."""
+        return self._objective.metric
+
+    def measure(self, strategy: Strategy, indices: Sequence[int]) -> Sequence[float]:
+        """Divergence of each of these samples."""
+        self._stop_if_pressed()
+        values = self._objective.measure(strategy, indices)
+        self._stop_if_pressed()
+        return values
+
+    def _stop_if_pressed(self) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible(objective: Measures) -> Iterator[Interruptible]:
+    """`objective` with Ctrl-C held back to its batches; a second Ctrl-C acts at once."""
+    waiting = Interruptible(objective)
+    if threading.current_thread() is not threading.main_thread():
+        yield waiting  # Python delivers signals to the main thread only
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: FrameType | None) -> None:
+        waiting.pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield waiting
+    finally:
+        signal.signal(signal.SIGINT, before)

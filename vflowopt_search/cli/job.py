@@ -1,0 +1,123 @@
+"""What a search is asked to do: a study recipe, changed by what was typed, and where it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli.loading import SHIPPED, ModelSource
+from vflowopt_search.recipe import StudyRecipe
+
+QUICKSTART = "quickstart"
+RUNS = Path("runs")
+COLUMNS = ("image", "prompt", "answer", "id", "group")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How calibration data is read.
+
+    Args:
+        split: of a dataset; None takes its only or training one.
+        columns: our name to theirs; what is missing is guessed.
+        prompt: asked about every image, where the data has no prompts.
+    """
+
+    split: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search.
+
+    Args:
+        recipe: what is searched, on what, how long.
+        source: how the model is loaded.
+        data: how the samples are read.
+        output: folder of the results; the study is called after it.
+        storage: Optuna URL; None is a journal in the output folder.
+        batch_size: samples measured together; None chooses.
+        racing: stop hopeless trials early.
+        cache: folder of what does not depend on the trial; None is the user's cache folder.
+        accuracy: measure accuracy on held-out questions, which only the shipped model has.
+    """
+
+    recipe: StudyRecipe
+    source: ModelSource
+    data: DataOptions
+    output: Path
+    storage: str | None = None
+    batch_size: int | None = None
+    racing: bool = True
+    cache: Path | None = None
+    accuracy: bool = True
+
+    @property
+    def study_name(self) -> str:
+        """Name of the study and of the strategy it exports."""
+        return self.output.resolve().name
+
+    @property
+    def storage_or_journal(self) -> str | Path:
+        """Where the study lives."""
+        return self.storage or self.output / run_folder.JOURNAL
+
+
+def resolve_recipe(study: str | None, typed: dict[str, Any]) -> StudyRecipe:
+    """The recipe of `--study`, or the quickstart without a model, changed by what was typed.
+
+    Args:
+        study: name or path of a recipe.
+        typed: fields of a recipe; None where nothing was typed.
+
+    Raises:
+        SearchSpaceError: the recipe or a value is wrong.
+        typer.BadParameter: a model is named, but no calibration samples.
+    """
+    given = {name: value for name, value in typed.items() if value is not None}
+    if study is not None or "model" not in given:
+        recipe = StudyRecipe.load(study or QUICKSTART)
+        return StudyRecipe(**{**recipe.model_dump(), **given})
+    if given["model"] == SHIPPED:
+        given.setdefault("calibration", SHIPPED)
+    if "calibration" not in given:
+        raise typer.BadParameter(
+            "a model of your own needs samples: a dataset, a folder of images, JSON, JSONL or "
+            "Parquet",
+            param_hint="--calibration",
+        )
+    defaults = {"space": "vflowopt", "retain": 0.10, "trials": 100, "samples": 256}
+    about = {"format": "vflowopt-study/1", "description": "As typed on the command line."}
+    return StudyRecipe(**{**about, **defaults, **given})
+
+
+def resolve_output(output: Path | None, study: str | None, model: str | None) -> Path:
+    """The asked folder, or one in `runs/` called after the recipe or the model."""
+    if output is not None:
+        return output
+    if study is None and model is not None:
+        return RUNS / (Path(model).resolve() if Path(model).exists() else Path(model)).name
+    return RUNS / Path(study or QUICKSTART).stem
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """`image=picture,prompt=question` as a mapping.
+
+    Raises:
+        typer.BadParameter: not of this form, or no such field.
+    """
+    pairs = [part.split("=", 1) for part in text.split(",")] if text else []
+    for pair in pairs:
+        if len(pair) != 2 or pair[0].strip() not in COLUMNS or not pair[1].strip():
+            raise typer.BadParameter(
+                f"{'='.join(pair)!r} is not FIELD=COLUMN with a field of {', '.join(COLUMNS)}; "
+                f"write image=picture,prompt=question",
+                param_hint="--columns",
+            )
+    return {ours.strip(): theirs.strip() for ours, theirs in pairs}

@@ -1,0 +1,123 @@
+"""Options of the commands: type, limits and help of each, said once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DATA, _MODEL, _OUTPUT = "Calibration data", "Model", "Where results go"
+
+
+class DtypeName(StrEnum):
+    """Precision of the weights; auto is float32 on the CPU, the checkpoint's own elsewhere."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class MetricName(StrEnum):
+    """Divergence between the whole and the pruned model."""
+
+    last_token_cosine = "last_token_cosine"
+    flow = "flow"
+    kl = "kl"
+    total_variation = "total_variation"
+
+
+# Of several commands.
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
+Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.", rich_help_panel=_MODEL)]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the checkpoint.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+# Of `search`: what; None where a recipe or a default may say it.
+Model = Annotated[
+    str | None, typer.Argument(help="Hub name, folder, or `testbed`, which comes along.")
+]
+Space = Annotated[
+    str | None, typer.Option(help="Search space, name or YAML file; vflowopt unless said.")
+]
+Retain = Annotated[
+    float | None,
+    typer.Option(help="Share of visual tokens to keep, mean over layers; 0.10 unless said."),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(min=1, help="Total number of trials, over all runs; 100 unless said."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 unless said.")]
+Metric = Annotated[MetricName | None, typer.Option(help="Divergence to minimise.")]
+Racing = Annotated[bool, typer.Option("--racing/--no-racing", help="Stop hopeless trials early.")]
+Study = Annotated[
+    str | None, typer.Option(help="Study recipe, name or YAML file; options win over it.")
+]
+Accuracy = Annotated[
+    bool,
+    typer.Option(
+        "--accuracy/--no-accuracy",
+        help="For the shipped model, also measure accuracy on held-out questions.",
+    ),
+]
+
+# Of `search`: on what.
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet.",
+        rich_help_panel=_DATA,
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Split of the dataset.", rich_help_panel=_DATA)]
+Columns = Annotated[
+    str | None, typer.Option(help="As image=picture,prompt=question.", rich_help_panel=_DATA)
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="Asked of every image, instead of the data's own.", rich_help_panel=_DATA),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many samples; 256 unless said.", rich_help_panel=_DATA),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Samples measured together.", rich_help_panel=_MODEL),
+]
+RandomInit = Annotated[
+    Path | None,
+    typer.Option(
+        help="Random weights for this config.json; MODEL then names the processor.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+# Of `search`: where to.
+Output = Annotated[
+    Path | None, typer.Option(help="Folder; runs/NAME unless said.", rich_help_panel=_OUTPUT)
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Optuna database URL; study.journal in the folder unless said.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of what no trial changes; the user's cache folder unless said.",
+        rich_help_panel=_OUTPUT,
+    ),
+]

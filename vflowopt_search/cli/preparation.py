@@ -1,0 +1,102 @@
+"""What a search needs before its first trial: model, samples, objective, bound space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vflowopt_search.cli.console import quiet_progress_bars
+from vflowopt_search.cli.job import Job
+from vflowopt_search.cli.loading import SHIPPED, load
+
+if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet, Sample
+    from vflowopt_search.cli.progress import Display
+    from vflowopt_search.objective import Objective
+    from vflowopt_search.search_space import SearchSpace
+
+HELD_OUT_QUESTIONS = 1200
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything loaded and measured that no trial changes.
+
+    Attributes:
+        loaded: model and processor.
+        calibration: the chosen samples.
+        objective: measures strategies on them.
+        space: what is searched.
+    """
+
+    loaded: tuple[Any, Any]
+    calibration: CalibrationSet
+    objective: Objective
+    space: SearchSpace
+
+
+def prepare(job: Job, shown: Display) -> Prepared:
+    """Load and measure what no trial changes; wrong files are refused before the model is loaded.
+
+    Raises:
+        VFlowOptError: the space, the samples or the model cannot be used.
+    """
+    from vflowopt_search.search_space import SearchSpace
+
+    space = SearchSpace.load(job.recipe.space)
+    shown.phase("reading calibration samples")
+    calibration = chosen_samples(job)
+    shown.phase(f"loading {job.source.name}")
+    from vflowopt_search.objective import build_objective
+    from vflowopt_search.reference.cache import default_cache
+
+    quiet_progress_bars()
+    loaded = load(job.source)
+    shown.phase("measuring the whole model", len(calibration))
+    objective = build_objective(
+        *loaded,
+        calibration,
+        metric=job.recipe.metric,
+        batch_size=job.batch_size,
+        cache=job.cache or default_cache(),
+        progress=shown.step,
+        name=job.source.name,
+    )
+    return Prepared(loaded, calibration, objective, space)
+
+
+def chosen_samples(job: Job) -> CalibrationSet:
+    """The calibration samples, chosen by the recipe's seed.
+
+    Raises:
+        CalibrationError: they cannot be read.
+    """
+    from vflowopt_search.calibration.choice import from_dataset, load_calibration
+    from vflowopt_search.calibration.rows import Columns
+
+    recipe, data = job.recipe, job.data
+    if recipe.calibration == SHIPPED:
+        from vflowopt_search.testbed.data import calibration_dataset
+
+        rows = calibration_dataset(recipe.samples, recipe.seed)
+        return from_dataset(rows, name=SHIPPED, num_samples=recipe.samples, seed=recipe.seed)
+    return load_calibration(
+        recipe.calibration,
+        split=data.split,
+        columns=Columns(**data.columns),
+        num_samples=recipe.samples,
+        seed=recipe.seed,
+        prompt=data.prompt,
+    )
+
+
+def held_out_questions() -> tuple[Sample, ...]:
+    """Labelled questions about images that the shipped model's search does not see."""
+    from vflowopt_search.calibration.choice import from_dataset
+    from vflowopt_search.calibration.rows import Columns
+    from vflowopt_search.testbed.data import evaluation_dataset
+
+    columns = Columns(prompt="question", answer="answer", group="type")
+    rows = evaluation_dataset(HELD_OUT_QUESTIONS)
+    chosen = from_dataset(rows, name=SHIPPED, columns=columns, num_samples=HELD_OUT_QUESTIONS)
+    return chosen.samples

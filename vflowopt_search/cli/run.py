@@ -1,0 +1,200 @@
+"""The work of `search`: prepare, run the study, write files, compare, print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli import comparison
+from vflowopt_search.cli.comparison import FOUND, Row
+from vflowopt_search.cli.console import print_json, stdout
+from vflowopt_search.cli.interrupt import interruptible
+from vflowopt_search.cli.job import Job
+from vflowopt_search.cli.loading import SHIPPED
+from vflowopt_search.cli.preparation import Prepared, held_out_questions, prepare
+from vflowopt_search.cli.progress import Display, display
+from vflowopt_search.cli.summary import Summary, earlier_comparison
+from vflowopt_search.errors import StudyError
+
+if TYPE_CHECKING:
+    from vflowopt_search.outcome import StudyOutcome
+    from vflowopt_search.strategy import Strategy
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def run(job: Job, *, as_json: bool) -> None:
+    """Do a job and print what came of it.
+
+    Raises:
+        VFlowOptError: it cannot be done.
+        typer.Exit: it was interrupted.
+    """
+    start = time.monotonic()
+    _make_folder(job.output)
+    try:
+        with display() as shown:
+            prepared = prepare(job, shown)
+            outcome = run_trials(job, prepared, shown)
+            export(job, outcome)
+            rows = [] if outcome.interrupted else compare(job, prepared, outcome, shown)
+            write_pictures(job, prepared, outcome, rows)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(None)
+        raise typer.Exit(INTERRUPTED) from None
+    summary = Summary.of(job, prepared, outcome, rows, time.monotonic() - start)
+    if rows:
+        summary.write(job.output)
+    _print(summary, rows, as_json)
+    if outcome.interrupted:
+        _say_how_to_go_on(outcome.divergence)
+        raise typer.Exit(INTERRUPTED)
+
+
+def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
+    """Run the trials that are still to be run."""
+    from vflowopt_search.study import StudySettings, run_study, study_context
+
+    recipe, facts = job.recipe, prepared.objective.facts
+    shown.phase("trials", recipe.trials)
+    with interruptible(prepared.objective) as objective:
+        outcome = run_study(
+            objective,
+            prepared.space.bind(facts),
+            StudySettings(job.study_name, recipe.retain, recipe.trials, recipe.seed, job.racing),
+            storage=job.storage_or_journal,
+            context={
+                **study_context(facts.identity, prepared.calibration, prepared.space),
+                **prepared.objective.fingerprint,
+            },
+            on_trial=shown.trial,
+        )
+    # Pressed after the last batch of the last trial, nothing was there to be stopped.
+    return replace(outcome, interrupted=outcome.interrupted or objective.pressed)
+
+
+def export(job: Job, outcome: StudyOutcome) -> None:
+    """Write what the study found so far: the best strategy and all trials.
+
+    Raises:
+        VFlowOptError: a file cannot be written.
+    """
+    from vflowopt_search.report.frames import write_trials
+
+    if outcome.best is not None:
+        outcome.best.save(job.output / run_folder.STRATEGY)
+    with _written(job.output / run_folder.TRIALS) as path:
+        write_trials(outcome.study, path)
+
+
+def write_pictures(
+    job: Job, prepared: Prepared, outcome: StudyOutcome, rows: Sequence[Row]
+) -> None:
+    """Write the report, and beside it the divergence of the plain strategies that it shows.
+
+    Raises:
+        StudyError: a file cannot be written.
+    """
+    from vflowopt_search.report.page import write_report
+
+    plain = comparison.baselines(rows)
+    if plain:
+        with _written(job.output / run_folder.BASELINES) as path:
+            path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    about = {
+        "model": job.source.name,
+        "calibration": f"{prepared.calibration.name}, {len(prepared.calibration)} samples",
+        **{f"accuracy, {row.name}": f"{row.accuracy:.1%}" for row in rows if row.accuracy},
+    }
+    with _written(job.output / run_folder.REPORT) as path:
+        write_report(outcome.study, path, baselines=plain, summary=about)
+
+
+def compare(job: Job, prepared: Prepared, outcome: StudyOutcome, shown: Display) -> list[Row]:
+    """The found strategy beside plain ones at the same budget; measured once for one strategy.
+
+    Raises:
+        StudyError: nothing was found.
+    """
+    from vflowopt_search.baselines import baseline_strategies
+
+    best = _best(outcome)
+    with_accuracy = job.accuracy and job.source.model == SHIPPED and not job.source.random_init
+    known = earlier_comparison(job.output, best, with_accuracy=with_accuracy)
+    if known is not None:
+        return known
+    strategies = baseline_strategies(prepared.objective.facts, job.recipe.retain)
+    shown.phase("comparing at the same budget")
+    means = {FOUND: outcome.divergence or 0.0}
+    means |= comparison.mean_divergences(prepared.objective, strategies, shown.step)
+    accuracy: dict[str, float] = {}
+    if with_accuracy:
+        shown.phase("answering held-out questions")
+        questions, all_of_them = held_out_questions(), {FOUND: best, **strategies}
+        accuracy = comparison.accuracies(prepared.loaded, questions, all_of_them, shown.step)
+    return comparison.rows(job.recipe.retain, means, accuracy)
+
+
+def _best(outcome: StudyOutcome) -> Strategy:
+    if outcome.best is not None:
+        return outcome.best
+    from vflowopt_search import trials
+
+    reasons = [trial.user_attrs.get(trials.FAILURE) for trial in outcome.study.get_trials()]
+    last = next((reason for reason in reversed(reasons) if reason), "no reason was stored")
+    raise StudyError(
+        f"none of the {len(reasons)} trials of study {outcome.study.study_name!r} was measured "
+        f"on every sample (last failure: {last}); search again into another output folder"
+    )
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Says what to do when the disk is full or the folder is not ours."""
+    try:
+        yield path
+    except OSError as error:
+        raise StudyError(
+            f"{path} cannot be written ({error.strerror}); make room, or choose another folder "
+            f"with --output"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"the output folder {folder} cannot be made ({error.strerror}); choose another "
+            f"with --output"
+        ) from error
+
+
+def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
+    if as_json:
+        print_json(json.loads(summary.to_json()))
+        return
+    console = stdout()
+    console.print(summary.sentence(), soft_wrap=True)
+    if rows:
+        console.print(comparison.rendered(rows))
+    for name, path in summary.files.items():
+        console.print(f"{name:<9} {path}", soft_wrap=True)
+
+
+def _say_how_to_go_on(best: float | None) -> None:
+    found = "" if best is None else f", best so far {best:.5f}"
+    command = shlex.join(["vflowopt-search", *sys.argv[1:]])
+    typer.echo(f"interrupted{found}; all finished trials are kept. Go on with:", err=True)
+    typer.echo(f"  {command}", err=True)

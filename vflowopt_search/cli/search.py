@@ -1,0 +1,77 @@
+"""`search`: the options of the main command; `run.py` does the work."""
+
+from __future__ import annotations
+
+from vflowopt_search.cli import options
+from vflowopt_search.cli.job import (
+    DataOptions,
+    Job,
+    parse_columns,
+    resolve_output,
+    resolve_recipe,
+)
+from vflowopt_search.cli.loading import ModelSource
+
+
+def search(
+    model: options.Model = None,
+    calibration: options.Calibration = None,
+    split: options.Split = None,
+    columns: options.Columns = None,
+    prompt: options.Prompt = None,
+    samples: options.Samples = None,
+    space: options.Space = None,
+    retain: options.Retain = None,
+    trials: options.Trials = None,
+    seed: options.Seed = None,
+    metric: options.Metric = None,
+    racing: options.Racing = True,
+    study: options.Study = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = options.DtypeName.auto,
+    batch_size: options.BatchSize = None,
+    random_init: options.RandomInit = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    output: options.Output = None,
+    storage: options.Storage = None,
+    cache: options.Cache = None,
+    accuracy: options.Accuracy = True,
+    as_json: options.Json = False,
+) -> None:
+    """Find which visual tokens a model can drop, at an exact budget, and write the strategy.
+
+    The same command again goes on where it stopped, and ends at once when all trials are done.
+
+    Example: vflowopt-search search
+
+    Example: vflowopt-search search llava-hf/llava-1.5-7b-hf
+    --calibration questions.jsonl --columns image=picture,prompt=question
+    --retain 0.10 --trials 100
+    """
+    from vflowopt_search.cli.run import run
+
+    if random_init is not None and model is None:
+        model = str(random_init.parent)
+    typed = {
+        "model": model,
+        "calibration": calibration,
+        "space": space,
+        "retain": retain,
+        "trials": trials,
+        "samples": samples,
+        "seed": seed,
+        "metric": None if metric is None else metric.value,
+    }
+    recipe = resolve_recipe(study, typed)
+    job = Job(
+        recipe=recipe,
+        source=ModelSource(recipe.model, device, dtype.value, trust_remote_code, random_init),
+        data=DataOptions(split, parse_columns(columns), prompt),
+        output=resolve_output(output, study, model),
+        storage=storage,
+        batch_size=batch_size,
+        racing=racing,
+        cache=cache,
+        accuracy=accuracy,
+    )
+    run(job, as_json=as_json)

@@ -1,0 +1,167 @@
+"""What one run of `search` did, as one JSON file: printed with `--json`, kept with the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli.comparison import Row
+from vflowopt_search.cli.job import Job
+from vflowopt_search.errors import StudyError
+
+if TYPE_CHECKING:
+    from vflowopt_search.cli.preparation import Prepared
+    from vflowopt_search.outcome import StudyOutcome
+    from vflowopt_search.strategy import Strategy
+    from vflowopt_search.trials import Outcome
+
+FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run and all that its result depends on.
+
+    Attributes:
+        study: name of the study.
+        finished: whether all trials that were asked for are done.
+        interrupted: whether Ctrl-C ended the run.
+        trials: number of trials by how they ended, `asked` and `done`.
+        best: trial, divergence and fingerprint of the best strategy; None when there is none.
+        comparison: the found strategy beside plain ones.
+        recipe: what was asked for.
+        calibration: name, number and fingerprint of the samples.
+        environment: device, precision and versions.
+        seconds: wall time of this run.
+        files: what was written, by what it is.
+    """
+
+    study: str
+    finished: bool
+    interrupted: bool
+    trials: dict[str, int]
+    best: dict[str, Any] | None
+    comparison: tuple[Row, ...]
+    recipe: dict[str, Any]
+    calibration: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: float
+    files: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        prepared: Prepared,
+        outcome: StudyOutcome,
+        rows: Sequence[Row],
+        seconds: float,
+    ) -> Summary:
+        """Gather what a run did."""
+        samples = prepared.calibration
+        return cls(
+            study=job.study_name,
+            finished=outcome.finished,
+            interrupted=outcome.interrupted,
+            trials=_trials(job, outcome),
+            best=_best(outcome),
+            comparison=tuple(rows),
+            recipe=job.recipe.model_dump(mode="json"),
+            calibration={
+                "name": samples.name,
+                "samples": len(samples),
+                "skipped": samples.skipped,
+                "sha256": samples.sha256,
+            },
+            environment=_environment(prepared),
+            seconds=round(seconds, 3),
+            files=_files(job),
+        )
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write `summary.json`.
+
+        Raises:
+            StudyError: the folder cannot be written to.
+        """
+        try:
+            (folder / FILE).write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise StudyError(
+                f"{folder / FILE} cannot be written ({error.strerror}); make room or choose "
+                f"another folder with --output"
+            ) from error
+
+    def sentence(self) -> str:
+        """How the run ended, for people."""
+        counts = self.trials
+        ended = ", ".join(f"{counts[how]} {how}" for how in _OUTCOMES if counts[how])
+        best = "nothing found" if self.best is None else f"best {self.best['divergence']:.5f}"
+        return f"{self.study}: {counts['done']} of {counts['asked']} trials ({ended}), {best}"
+
+
+_OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "failed")
+
+
+def earlier_comparison(folder: Path, best: Strategy, *, with_accuracy: bool) -> list[Row] | None:
+    """The rows that an earlier run measured for this very strategy; None when there are none."""
+    try:
+        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        rows = [Row(**row) for row in stored["comparison"]]
+        fits = stored["best"]["strategy_sha256"] == _fingerprint(best)
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or not whole: measured again
+        return None
+    measured = any(row.accuracy is not None for row in rows)
+    return rows if rows and fits and measured == with_accuracy else None
+
+
+def _fingerprint(strategy: Strategy) -> str:
+    return hashlib.sha256(strategy.to_json().encode()).hexdigest()
+
+
+def _best(outcome: StudyOutcome) -> dict[str, Any] | None:
+    if outcome.best is None or outcome.best_trial is None:
+        return None
+    return {
+        "trial": outcome.best_trial.number,
+        "divergence": outcome.divergence,
+        "strategy_sha256": _fingerprint(outcome.best),
+    }
+
+
+def _trials(job: Job, outcome: StudyOutcome) -> dict[str, int]:
+    from vflowopt_search.trials import outcome_of
+
+    ended = Counter(outcome_of(trial) for trial in outcome.study.get_trials(deepcopy=False))
+    counts: dict[str, int] = {how: ended[how] for how in _OUTCOMES}
+    return {"asked": job.recipe.trials, "done": sum(counts.values()), **counts}
+
+
+def _environment(prepared: Prepared) -> dict[str, Any]:
+    from vflowopt_search.outcome import versions
+
+    model = prepared.loaded[0]
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"device": str(model.device), "dtype": dtype, "versions": versions()}
+
+
+def _files(job: Job) -> dict[str, str]:
+    """What is in the output folder, by what it is."""
+    names = {
+        "strategy": run_folder.STRATEGY,
+        "trials": run_folder.TRIALS,
+        "report": run_folder.REPORT,
+        "study": run_folder.JOURNAL,
+    }
+    paths = {what: job.output / name for what, name in names.items()}
+    return {what: str(path) for what, path in paths.items() if path.exists()}
