@@ -15,8 +15,8 @@ from tests.command import World, make_world, run, spawn
 from vflowopt_search import run_folder
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.cli import preparation
-from vflowopt_search.cli.interrupt import Interruptible, interruptible
 from vflowopt_search.errors import DivergenceError
+from vflowopt_search.interrupt import Interruptible, interruptible
 from vflowopt_search.strategy import Strategy
 
 Arguments = list[str | Path]

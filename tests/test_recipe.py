@@ -18,8 +18,8 @@ from vflowopt_search.search_space import SearchSpace
 def test_the_quickstart() -> None:
     recipe = StudyRecipe.load("quickstart")
     assert (recipe.model, recipe.calibration, recipe.space) == ("testbed", "testbed", "vflowopt")
-    assert (recipe.retain, recipe.trials, recipe.samples, recipe.seed) == (0.1, 100, 256, 0)
-    assert recipe.metric == "last_token_cosine"
+    assert (recipe.retain, recipe.trials, recipe.samples, recipe.seed) == (0.1, 400, 256, 0)
+    assert recipe.metric == "total_variation"
 
 
 def test_every_shipped_recipe_names_a_space_that_exists() -> None:

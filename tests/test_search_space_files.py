@@ -68,7 +68,11 @@ REFUSED: dict[str, tuple[str | int, Any, str]] = {
     ),
     "nan": ("recycling.cell.high", math.nan, r"`recycling\.cell\.high` is nan but must be a finit"),
     "cell": ("recycling.cell.low", 0.5, r"`recycling\.cell`: 0\.5 is not a number from 1 to"),
-    "keep 0": ("stages.keep.low", 0, r"`stages\.keep`: 0\.0 is not a number above 0 to 1; correct"),
+    "keep 0": (
+        "stages.keep",
+        {"low": 0, "high": 1},
+        r"`stages\.keep`: 0\.0 is not a number above 0 to 1; correct",
+    ),
     "keep": ("stages.keep.high", 1.5, r"`stages\.keep`: 1\.5 is not a number above 0 to 1"),
     "keep true": ("stages.keep", True, r"`stages\.keep`: True is not a number above 0 to 1"),
     "entropy": ("importance.entropy_weight.low", -2, r"`importance\.entropy_weight`: -2\.0 is not"),
@@ -147,8 +151,8 @@ REFUSED: dict[str, tuple[str | int, Any, str]] = {
     ),
     "point ratio": (
         "textbook.pyramid.keep",
-        [0.01],
-        r"stage2_keep is 0\.01 but must be from 0\.05",
+        [0.001],
+        r"stage2_keep is 0\.001 but must be from 0\.01",
     ),
     "point depth": (
         "textbook.pyramid.depths",

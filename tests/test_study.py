@@ -238,8 +238,8 @@ def test_a_foreign_study_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"retain": 0.0}, "retain is 0.0 but must be above 0"),
-        ({"retain": 1.5}, "retain is 1.5 but must be above 0 and at most 1"),
+        ({"retain": 0.0}, "retain is 0.0 but must be in "),
+        ({"retain": 1.5}, "retain is 1.5 but must be in "),
         ({"trials": 0}, "trials is 0 but must be at least 1"),
         ({"seed": -1}, "seed is -1 but must not be negative"),
     ],

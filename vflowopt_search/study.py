@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 
 from vflowopt_search import trials
 from vflowopt_search.errors import DivergenceError, StudyError
+from vflowopt_search.interrupt import interruptible
 from vflowopt_search.outcome import (
     CONTEXT,
     VERSIONS,
@@ -49,7 +50,7 @@ class StudySettings:
         seed: of everything random; the same seed on the same machine gives the same study.
         racing: stop a trial that is surely worse than the best before all samples are measured.
         sampler: `tpe`; `gp` for few, full measurements (parameters that not every trial has are
-            drawn at random); `random` for comparison.
+            drawn at random); `tpe-multivariate` and `random` for comparison.
 
     Raises:
         StudyError: a value is out of range.
@@ -64,9 +65,7 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.retain <= 1:
-            raise StudyError(
-                f"retain is {self.retain} but must be above 0 and at most 1; change it"
-            )
+            raise StudyError(f"retain is {self.retain} but must be in (0, 1]; change it")
         if self.trials < 1:
             raise StudyError(f"trials is {self.trials} but must be at least 1; ask for more")
         if self.seed < 0:
@@ -107,7 +106,9 @@ def run_study(
         study = _open_study(opened, settings, sampler)
         _claim_context(study, {**(context or {}), **_own_context(objective, settings)})
         recover(study, opened)
-        interrupted = _run_trials(study, race, settings.trials, on_trial)
+        with interruptible(objective) as stoppable:
+            raced = replace(race, objective=stoppable)
+            interrupted = _run_trials(study, raced, settings.trials, on_trial) or stoppable.pressed
         if interrupted:
             recover(study, opened)
     return outcome_of_study(study, settings.trials, interrupted=interrupted)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from vflowopt_search import run_folder
 from vflowopt_search.cli import comparison
 from vflowopt_search.cli.comparison import FOUND, Row
 from vflowopt_search.cli.console import print_json, stdout
-from vflowopt_search.cli.interrupt import interruptible
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED
 from vflowopt_search.cli.preparation import Prepared, held_out_questions, prepare
@@ -68,20 +66,17 @@ def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
 
     recipe, facts = job.recipe, prepared.objective.facts
     shown.phase("trials", recipe.trials)
-    with interruptible(prepared.objective) as objective:
-        outcome = run_study(
-            objective,
-            prepared.space.bind(facts),
-            StudySettings(job.study_name, recipe.retain, recipe.trials, recipe.seed, job.racing),
-            storage=job.storage_or_journal,
-            context={
-                **study_context(facts.identity, prepared.calibration, prepared.space),
-                **prepared.objective.fingerprint,
-            },
-            on_trial=shown.trial,
-        )
-    # Pressed after the last batch of the last trial, nothing was there to be stopped.
-    return replace(outcome, interrupted=outcome.interrupted or objective.pressed)
+    return run_study(
+        prepared.objective,
+        prepared.space.bind(facts),
+        StudySettings(job.study_name, recipe.retain, recipe.trials, recipe.seed, job.racing),
+        storage=job.storage_or_journal,
+        context={
+            **study_context(facts.identity, prepared.calibration, prepared.space),
+            **prepared.objective.fingerprint,
+        },
+        on_trial=shown.trial,
+    )
 
 
 def export(job: Job, outcome: StudyOutcome) -> None:

@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from vflowopt_search.cli.comparison import Measures
-
 if TYPE_CHECKING:
+    from vflowopt_search.race import MeasuresStrategies
     from vflowopt_search.strategy import Strategy
 
 
 class Interruptible:
     """An objective that raises KeyboardInterrupt before a batch once Ctrl-C was pressed."""
 
-    def __init__(self, objective: Measures) -> None:
+    def __init__(self, objective: MeasuresStrategies) -> None:
         self._objective = objective
         self.pressed = False
 
@@ -54,7 +53,7 @@ class Interruptible:
 
 
 @contextmanager
-def interruptible(objective: Measures) -> Iterator[Interruptible]:
+def interruptible(objective: MeasuresStrategies) -> Iterator[Interruptible]:
     """`objective` with Ctrl-C held back to its batches; a second Ctrl-C acts at once."""
     waiting = Interruptible(objective)
     if threading.current_thread() is not threading.main_thread():
