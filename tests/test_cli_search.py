@@ -271,3 +271,21 @@ def test_apply_refuses_what_is_no_image(searched: Path, world: World) -> None:
         result = run(*command, "--image", image)
         assert result.exit_code == 1
         assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["--device", "foo"], "'foo' is no torch device"),
+        (["--device", "mps"], "device mps is not supported; use cpu"),
+        (["--device", "cuda:99"], "device cuda:99 was asked for but torch sees"),
+        (["--prompt", "what is this ?"], "the calibration samples are the shipped ones"),
+    ],
+)
+def test_wrong_input_about_the_shipped_model_is_one_sentence(
+    tmp_path: Path, typed: list[str], sentence: str
+) -> None:
+    result = run("search", "--output", tmp_path / "out", "--samples", "8", *typed)
+    assert result.exit_code == 1
+    assert sentence in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr

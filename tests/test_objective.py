@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.deploy import pruned
 from vflowopt_search.divergence import METRICS
-from vflowopt_search.errors import DivergenceError
+from vflowopt_search.errors import DivergenceError, ModelError, UnsupportedError
+from vflowopt_search.evaluate import evaluate_accuracy
 from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.strategy import Importance, Recycling, Strategy
 
@@ -129,3 +131,34 @@ def test_fine_tuned_weights_have_another_fingerprint() -> None:
         model.lm_head.weight[0, 0] += 0.01
     after = build_objective(model, processor, small_set()).fingerprint
     assert {name for name in before if before[name] != after[name]} == {"weights_sha256"}
+
+
+def test_a_pruned_model_is_no_reference(tmp_path: Path) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    with pruned(model, strategy_of((0, 0.5))):
+        with pytest.raises(UnsupportedError, match="pruned already; leave the"):
+            build_objective(model, processor, small_set(), cache=tmp_path)
+        with pytest.raises(UnsupportedError, match="pruned already; leave the"):
+            evaluate_accuracy(model, processor, small_set().samples, {"unpruned": None})
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
+    objective = objective_of("llava", batch_size=7)
+    strategy = full_strategy(objective)
+    expected = objective.measure(strategy, EVERYONE)
+    sizes: list[int] = []
+
+    def small_gpu(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        sizes.append(len(kwargs["inputs_embeds"]))
+        if sizes[-1] > limit:
+            raise torch.OutOfMemoryError("no room")
+
+    hook = objective.adapter.backbone.register_forward_pre_hook(small_gpu, with_kwargs=True)
+    limit = 2
+    assert objective.measure(strategy, EVERYONE) == pytest.approx(expected, abs=1e-5)
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    limit = 0
+    with pytest.raises(ModelError, match=r"one sample .number 0. does not fit in memory"):
+        objective.measure(strategy, EVERYONE)
+    hook.remove()

@@ -52,11 +52,7 @@ def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterat
     identity = identity_of(model)
     strategy.check_fits(identity)
     check_claim(strategy, identity.decoder_layers)
-    if getattr(model, ENGINE, None) is not None:
-        raise UnsupportedError(
-            "this model is pruned already; leave the `with pruned(...)` block or call "
-            "handle.remove() before applying another strategy"
-        )
+    refuse_if_pruned(model)
     engine = PruningEngine(_checked(model, strategy), strategy, Applied())
     with engine.attached():
         object.__setattr__(model, ENGINE, engine)
@@ -64,6 +60,15 @@ def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterat
             yield engine
         finally:
             object.__delattr__(model, ENGINE)
+
+
+def refuse_if_pruned(model: nn.Module) -> None:
+    """Raise UnsupportedError while a strategy is on this model."""
+    if getattr(model, ENGINE, None) is not None:
+        raise UnsupportedError(
+            "this model is pruned already; leave the `with pruned(...)` block or call "
+            "handle.remove() first"
+        )
 
 
 class Handle:

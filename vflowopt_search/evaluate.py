@@ -18,7 +18,7 @@ from torch import nn
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.calibration.samples import Sample
-from vflowopt_search.deploy import attached_engine
+from vflowopt_search.deploy import attached_engine, refuse_if_pruned
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.objective import MAPS_BYTES, SignalSource
 from vflowopt_search.reference.attention_maps import AttentionMaps
@@ -86,6 +86,7 @@ def evaluate_accuracy(
             f"{len(unlabelled)} of {len(samples)} samples have no answer to compare with "
             f"(first: {unlabelled[:1]}); name the column that holds the answers"
         )
+    refuse_if_pruned(model)
     adapter = adapter_for(model)
     prepared = prepare(adapter, processor, samples, pixel_scale(processor))
     maps = AttentionMaps(adapter, processor, samples, prepared, limit_bytes=MAPS_BYTES)

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
-from vflowopt_search.deploy import attached_engine
+from vflowopt_search.deploy import attached_engine, refuse_if_pruned
 from vflowopt_search.divergence import divergence
+from vflowopt_search.errors import ModelError
 from vflowopt_search.importance.signals import VisualSignals
 from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.reference.attention_maps import AttentionMaps
@@ -84,21 +86,39 @@ class Objective:
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:
         """Divergence of each of the samples `indices` under `strategy`.
 
-        The vision encoder does not run: features and attention maps come from the reference.
+        Features come from the reference; the vision encoder runs only for attention maps that
+        are not held yet (see `AttentionMaps`). A batch that does not fit in memory is halved.
 
         Raises:
             DivergenceError: a sample's divergence is not finite.
+            ModelError: a single sample does not fit in memory.
         """
-        layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
         values: list[float] = []
         with attached_engine(self.adapter.model, strategy) as engine:
             for chunk in batches(len(indices), self.batch_size):
-                rows = [indices[i] for i in chunk]
-                inputs = self.source.feed(engine, rows)
-                pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
-                unpruned = self.reference.rows(rows, pruned.hidden_BLD.device)
-                values += divergence(self.metric, unpruned, pruned).tolist()
+                values += self._measure_together(engine, [indices[i] for i in chunk])
         return values
+
+    def _measure_together(self, engine: PruningEngine, rows: list[int]) -> list[float]:
+        """Divergence of one batch, in halves if it does not fit in memory."""
+        layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
+        try:
+            inputs = self.source.feed(engine, rows)
+            pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise ModelError(
+                    f"one sample (number {rows[0]}) does not fit in memory; use a smaller dtype, "
+                    "smaller images or another device"
+                ) from error
+        else:
+            unpruned = self.reference.rows(rows, pruned.hidden_BLD.device)
+            values: list[float] = divergence(self.metric, unpruned, pruned).tolist()
+            return values
+        half = len(rows) // 2
+        return self._measure_together(engine, rows[:half]) + self._measure_together(
+            engine, rows[half:]
+        )
 
 
 def build_objective(
@@ -125,9 +145,10 @@ def build_objective(
         name: the model's name for strategy files; where it was loaded from when None.
 
     Raises:
-        ModelError: no adapter serves the model.
+        ModelError: no adapter serves the model, or it is pruned at the moment.
         CacheError: the cache folder cannot be written.
     """
+    refuse_if_pruned(model)
     adapter = adapter_for(model)
     pixels = pixel_scale(processor)
     reference = build_reference(

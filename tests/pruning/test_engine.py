@@ -263,6 +263,23 @@ def test_a_video_is_refused_not_left_whole() -> None:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
+def test_a_request_that_failed_leaves_nothing_for_the_next() -> None:
+    model: Any = tiny_model("llava")
+    inputs = ragged_inputs("llava")
+    text = tiny_processor("llava")(text=list(QUESTIONS), padding=True, return_tensors="pt")
+    plain = generate(model, text)
+    call = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    with pruned(model, EVERYTHING):
+        with torch.no_grad():
+            model.model.get_image_features(**call)  # and then the request dies
+        assert torch.equal(generate(model, text).logits, plain.logits)
+        with torch.no_grad():
+            model.model.get_image_features(pixel_values=inputs["pixel_values"][:1])
+        after = generate(model, inputs)
+    with pruned(model, EVERYTHING):
+        assert torch.equal(generate(model, inputs).logits, after.logits)
+
+
 def test_a_strategy_of_another_model_is_refused() -> None:
     model = tiny_model("llava")
     other = identity_of(tiny_model("llava_onevision"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
@@ -18,6 +19,7 @@ from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.errors import CacheError
+from vflowopt_search.reference import cache as cache_module
 from vflowopt_search.reference.unpruned import Reference, build_reference
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -154,6 +156,15 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         built("llava", blocked)
 
 
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(cache_module, "save_file", fail)
+    with pytest.raises(CacheError, match=r"No space left on device.*make room there"):
+        built("llava", tmp_path)
+
+
 def test_nothing_half_written_stays_behind(tmp_path: Path) -> None:
     built("llava", tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
@@ -173,4 +184,4 @@ def test_progress_counts_every_sample() -> None:
         cache=None,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(16, 20), (20, 20)]
+    assert seen == [(8, 20), (10, 20), (20, 20)]

@@ -44,7 +44,7 @@ def load_model(
     Raises `ModelError` when there is no such checkpoint, when it is of another kind, and when its
     weights are damaged or incomplete.
     """
-    place, precision = _parse_device(device), _parse_dtype(dtype)
+    place, precision = parse_device(device), _parse_dtype(dtype)
     source = find_checkpoint(name_or_path)
     options = _options(source, trust_remote_code)
     with _named(source):
@@ -83,7 +83,7 @@ def random_init(
     For speed and memory at full size where the weights cannot be had. "auto" is the
     configuration's own type. Raises `ModelError` when the file is no image-text configuration.
     """
-    place, precision = _parse_device(device), _parse_dtype(dtype)
+    place, precision = parse_device(device), _parse_dtype(dtype)
     path = Path(config_json).expanduser()
     if not path.exists():
         raise ModelError(f"{path} does not exist; give a model's config.json or its folder")
@@ -204,13 +204,19 @@ def _require_all_weights(missing: Sequence[str], name: str) -> None:
         )
 
 
-def _parse_device(device: str | torch.device) -> torch.device:
+def parse_device(device: str | torch.device) -> torch.device:
+    """A device that is there: ModelError for a name torch does not know, or hardware not here."""
     try:
         place = torch.device(device)
     except RuntimeError as error:
         raise ModelError(f"{device!r} is no torch device; use cpu, cuda or cuda:1") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {device} was asked for but torch sees no GPU; use cpu")
+    if place.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:1")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {device} was asked for but torch sees {torch.cuda.device_count()} GPUs; "
+            "use one of them, or cpu"
+        )
     return place
 
 

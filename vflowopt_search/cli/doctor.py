@@ -16,8 +16,6 @@ from vflowopt_search.cli.options import Json
 _REQUIRED = ("torch", "transformers", "optuna", "datasets", "pydantic", "pyarrow", "plotly")
 _OPTIONAL = {
     "torchvision": "faster image processors, and video; images work without it",
-    "triton": "GPU kernels; the torch definitions work without it",
-    "accelerate": "models larger than one GPU; not needed for one",
 }
 
 
@@ -81,8 +79,6 @@ def _devices() -> list[Finding]:
         facts = torch.cuda.get_device_properties(index)
         found = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
         findings.append(Finding(f"device cuda:{index}", found, True))
-    if torch.backends.mps.is_available():
-        findings.append(Finding("device mps", "Apple GPU", True))
     return findings
 
 

@@ -19,7 +19,7 @@ class ModelSource:
 
     Args:
         model: hub name, folder, or `testbed`.
-        device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`; auto is float32 on the CPU, where half
             precision is slow, and the checkpoint's own elsewhere.
         trust_remote_code: run code that comes with the checkpoint.
@@ -50,7 +50,9 @@ def load(source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:
     place = _place(source)
     if source.random_init is not None:
         model = loading.random_init(source.random_init, **place)
-        beside = source.model if source.model != SHIPPED else str(source.random_init.parent)
+        given = source.random_init
+        folder = given if given.is_dir() else given.parent
+        beside = source.model if source.model != SHIPPED else str(folder)
         return model, loading.load_processor(beside, trust_remote_code=source.trust_remote_code)
     if source.model == SHIPPED:
         from vflowopt_search import testbed
@@ -65,8 +67,11 @@ def _place(source: ModelSource) -> dict[str, Any]:
     """`device` and `dtype` with auto replaced by what suits this machine."""
     import torch
 
+    from vflowopt_search.adapters.loading import parse_device
+
     best = "cuda" if torch.cuda.is_available() else "cpu"
     device = best if source.device == "auto" else source.device
     half_is_slow = device == "cpu" or source.model == SHIPPED
     dtype = "float32" if source.dtype == "auto" and half_is_slow else source.dtype
+    parse_device(device)
     return {"device": device, "dtype": dtype}

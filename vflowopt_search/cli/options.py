@@ -31,7 +31,7 @@ class MetricName(StrEnum):
 
 # Of several commands.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.", rich_help_panel=_MODEL)]
 Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.", rich_help_panel=_MODEL)]
 TrustRemoteCode = Annotated[
     bool,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search.cli.console import quiet_progress_bars
-from vflowopt_search.cli.job import Job
+from vflowopt_search.cli.job import DataOptions, Job
 from vflowopt_search.cli.loading import SHIPPED, load
+from vflowopt_search.errors import CalibrationError
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet, Sample
@@ -76,6 +77,11 @@ def chosen_samples(job: Job) -> CalibrationSet:
 
     recipe, data = job.recipe, job.data
     if recipe.calibration == SHIPPED:
+        if data != DataOptions():
+            raise CalibrationError(
+                "--split, --columns and --prompt describe data of your own, but the calibration "
+                "samples are the shipped ones; name your data with --calibration"
+            )
         from vflowopt_search.testbed.data import calibration_dataset
 
         rows = calibration_dataset(recipe.samples, recipe.seed)

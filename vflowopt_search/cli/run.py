@@ -110,7 +110,13 @@ def write_pictures(
     about = {
         "model": job.source.name,
         "calibration": f"{prepared.calibration.name}, {len(prepared.calibration)} samples",
-        **{f"accuracy, {row.name}": f"{row.accuracy:.1%}" for row in rows if row.accuracy},
+        "budget": f"{job.recipe.retain:.1%} of the visual tokens, mean over the decoder layers",
+        "divergence": job.recipe.metric,
+        **{
+            f"accuracy, {row.name}": f"{row.accuracy:.1%}"
+            for row in rows
+            if row.accuracy is not None
+        },
     }
     with _written(job.output / run_folder.REPORT) as path:
         write_report(outcome.study, path, baselines=plain, summary=about)

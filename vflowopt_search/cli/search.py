@@ -51,7 +51,7 @@ def search(
     from vflowopt_search.cli.run import run
 
     if random_init is not None and model is None:
-        model = str(random_init.parent)
+        model = str(random_init if random_init.is_dir() else random_init.parent)
     typed = {
         "model": model,
         "calibration": calibration,

@@ -102,6 +102,7 @@ class PruningEngine:
             attach_state(cache, None)
         self._check_inputs()
         if self._num_visual() == 0:
+            self.scoring.forget_images()
             return None
         return args, self._start(kwargs, cache)
 

@@ -66,16 +66,16 @@ class Scoring:
         """Record the vision encoder inside the `with` block."""
         with self.recorder.recording():
             yield
-        self.recorder.calls.clear()
+        self.recorder.call = None
 
     def provide(self, signals: VisualSignals) -> None:
         """Use these signals for the next prompt, whose features were encoded before."""
-        self.recorder.calls[:] = [signals]
+        self.recorder.call = signals
 
     def forget_images(self) -> bool:
         """Drop what was recorded since the last prompt; whether there was anything."""
-        forgotten = bool(self.recorder.calls)
-        self.recorder.calls.clear()
+        forgotten = self.recorder.call is not None
+        self.recorder.call = None
         return forgotten
 
     def vision_scores(
@@ -89,35 +89,33 @@ class Scoring:
         Raises:
             UnsupportedError: the images recorded are not those of the prompt.
         """
-        calls = self._calls_for(row_tokens)
-        images = [image for call in calls for image in call.images]
+        signals = self._take(sum(row_tokens))
+        images = signals.images
         rows = assign_images(row_tokens, [len(image.grid) for image in images])
         grids = [join_grids([images[i].grid for i in row]) if row else None for row in rows]
         scores = {}
         for name, score in self._scores.items():
             if TEXT in score.needs:
                 continue
-            each = [one for call in calls for one in score(call.only(score.needs))]
+            each = score(signals.only(score.needs))
             scores[name] = [torch.cat([each[i] for i in row]) if row else EMPTY for row in rows]
         return scores, grids
 
-    def _calls_for(self, row_tokens: Sequence[int]) -> list[VisualSignals]:
-        """The recorded calls that encoded this prompt's images: all of them, or the last one."""
-        calls, total = list(self.recorder.calls), sum(row_tokens)
-        self.recorder.calls.clear()
-        if not calls:
+    def _take(self, num_tokens: int) -> VisualSignals:
+        """The recorded signals, if they are those of a prompt with so many visual tokens."""
+        signals, self.recorder.call = self.recorder.call, None
+        if signals is None:
             raise UnsupportedError(
                 "the prompt has visual tokens, but no image was encoded inside the "
                 "`with pruned(...)` block; pass pixel_values, not features encoded before"
             )
-        for candidate in (calls, calls[-1:]):
-            encoded = sum(len(image.grid) for call in candidate for image in call.images)
-            if encoded and total % encoded == 0:
-                return candidate
-        raise UnsupportedError(
-            f"the prompt has {total} visual tokens but the images encoded give {encoded}; "
-            "pass the images of exactly this prompt"
-        )
+        encoded = sum(len(image.grid) for image in signals.images)
+        if encoded == 0 or num_tokens % encoded != 0:
+            raise UnsupportedError(
+                f"the prompt has {num_tokens} visual tokens but the images encoded give {encoded}; "
+                "pass the images of exactly this prompt"
+            )
+        return signals
 
 
 EMPTY = torch.zeros(0)

@@ -23,19 +23,19 @@ from vflowopt_search.strategy import PixelScale
 
 @dataclass
 class VisionRecorder:
-    """Watches one model's vision encoder; `calls` holds what was seen and not used yet.
+    """Watches one model's vision encoder; `call` holds what was seen and not used yet.
 
     Attributes:
         anatomy: the model's parts.
         layer: vision encoder layer (0-based) whose attention is needed, None for no attention.
         pixels: how the processor normalised the pixels, None where entropy is not needed.
-        calls: signals of every `get_image_features` call since the last prefill.
+        call: signals of the newest `get_image_features` call, until a prompt uses them up.
     """
 
     anatomy: Anatomy
     layer: int | None
     pixels: PixelScale | None
-    calls: list[VisualSignals] = field(default_factory=list)
+    call: VisualSignals | None = None
     _tiles: list[Tensor] = field(default_factory=list)
     _attention: list[ProjectedAttention] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ class VisionRecorder:
         self._tiles.clear()
         self._attention.clear()
         features = encode()
-        self.calls.append(self._signals(self.anatomy.images(call)))
+        self.call = self._signals(self.anatomy.images(call))
         return features
 
     def _signals(self, images: tuple[ImageGeometry, ...]) -> VisualSignals:
@@ -97,6 +97,7 @@ def _wrapped(
     the function's signature, which `functools.wraps` keeps.
     """
     base = anatomy.base
+    outer = vars(base).get("get_image_features")
     original = base.get_image_features
     signature = inspect.signature(original)
 
@@ -110,3 +111,5 @@ def _wrapped(
         yield
     finally:
         del base.get_image_features
+        if outer is not None:
+            base.get_image_features = outer

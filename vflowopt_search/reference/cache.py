@@ -62,7 +62,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: Mapping[str, s
             label.write_text(json.dumps({"key": dict(key), "sha256": file_sha256(draft)}))
             draft.replace(path)
             label.replace(path.with_suffix(".json"))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CacheError(
             f"the cache folder {path.parent} cannot be written ({error}); "
             "make room there, or name another one with --cache"

@@ -69,7 +69,8 @@ def encode_vision(
     recorder = VisionRecorder(adapter, layer=None, pixels=pixels)
     with torch.inference_mode(), recorder.recording():
         output = adapter.base.get_image_features(**vision_inputs(inputs), return_dict=True)
-    [signals] = recorder.calls
+    signals = recorder.call
+    assert signals is not None
     features = [one.cpu() for one in output.pooler_output]
     entropy_TP = None if signals.entropy_TP is None else signals.entropy_TP.cpu()
     return split_by_sample(adapter, inputs, signals.images, features, entropy_TP)

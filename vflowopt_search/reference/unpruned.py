@@ -27,9 +27,10 @@ from vflowopt_search.reference.prepared import (
     PreparedSet,
     Progress,
     batches,
-    encode_vision,
     encoded_batches,
+    first_with_same_images,
     pad_token_of,
+    prepare,
     split_by_sample,
     vision_inputs,
 )
@@ -82,7 +83,7 @@ def build_reference(
         calibration: the samples.
         pixels: how the processor normalises pixels, None if that cannot be undone.
         cache: folder of stored references; None keeps nothing on disk.
-        progress: called with (samples done, samples in total).
+        progress: called with (samples done, samples in total); an encoded one is half done.
 
     Raises:
         CacheError: the cache folder cannot be written.
@@ -94,6 +95,8 @@ def build_reference(
         prepared = _prepared_from(adapter, processor, calibration, stored)
         if prepared is not None:
             readout = Readout(hidden_BLD=stored["hidden_SLD"], logits_BV=stored["logits_SV"])
+            if progress is not None:
+                progress(len(prepared), len(prepared))
             return Reference(prepared, readout, from_cache=True, key=key)
     reference = _compute(adapter, processor, calibration, pixels, key, progress)
     if path is not None:
@@ -142,21 +145,29 @@ def _compute(
     key: Mapping[str, str],
     progress: Progress | None,
 ) -> Reference:
-    """Encode and run every sample, batch by batch."""
-    samples: list[PreparedSample] = []
-    hidden, logits = [], []
-    pad = pad_token_of(processor)
-    for inputs in encoded_batches(adapter, processor, calibration.samples, ENCODE_BATCH):
-        fresh = PreparedSet(adapter, encode_vision(adapter, inputs, pixels), pad_token_id=pad)
-        for chunk in batches(len(fresh), fresh.batch_size()):
-            readout = read_out(adapter, fresh.inputs(chunk), layers=True, logits=True)
-            hidden.append(readout.hidden_BLD.cpu())
-            logits.append(readout.logits_BV.cpu())
-        samples += fresh.samples
+    """Encode every sample, then run the unpruned model on all of them, batch by batch."""
+
+    def encoded(done: int, total: int) -> None:
         if progress is not None:
-            progress(len(samples), len(calibration.samples))
+            progress(done // 2, total)
+
+    prepared = prepare(
+        adapter,
+        processor,
+        calibration.samples,
+        pixels,
+        batch_size=ENCODE_BATCH,
+        progress=encoded,
+    )
+    total = len(prepared)
+    hidden, logits = [], []
+    for chunk in batches(len(prepared), prepared.batch_size()):
+        readout = read_out(adapter, prepared.inputs(chunk), layers=True, logits=True)
+        hidden.append(readout.hidden_BLD.cpu())
+        logits.append(readout.logits_BV.cpu())
+        if progress is not None:
+            progress((total + chunk.stop) // 2, total)
     readout = Readout(hidden_BLD=torch.cat(hidden), logits_BV=torch.cat(logits))
-    prepared = PreparedSet(adapter, samples, pad_token_id=pad)
     return Reference(prepared, readout, from_cache=False, key=key)
 
 
@@ -193,4 +204,9 @@ def _prepared_from(
         token, tile = token + sum(sizes), tile + tiles
     if token != len(features_ND):
         return None
-    return PreparedSet(adapter, samples, pad_token_id=pad_token_of(processor))
+    return PreparedSet(
+        adapter,
+        samples,
+        pad_token_id=pad_token_of(processor),
+        first_alike=first_with_same_images(calibration.samples),
+    )
