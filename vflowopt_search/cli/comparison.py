@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -13,30 +13,12 @@ from vflowopt_search.cli.console import table
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import Sample
+    from vflowopt_search.race import MeasuresStrategies
     from vflowopt_search.strategy import Strategy
 
 FOUND = "found"
 UNPRUNED = "unpruned"
 OnStep = Callable[[int, int], None]
-
-
-class Measures(Protocol):
-    """The part of an objective that a comparison needs."""
-
-    @property
-    def num_samples(self) -> int:
-        """How many calibration samples there are."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many are measured together."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the divergence."""
-
-    def measure(self, strategy: Strategy, indices: Sequence[int]) -> Sequence[float]:
-        """Divergence of each of these samples."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class Row:
 
 
 def mean_divergences(
-    objective: Measures, strategies: Mapping[str, Strategy], on_step: OnStep
+    objective: MeasuresStrategies, strategies: Mapping[str, Strategy], on_step: OnStep
 ) -> dict[str, float]:
     """Mean divergence of each strategy over all calibration samples."""
     size, samples = objective.batch_size, range(objective.num_samples)
