@@ -5,6 +5,7 @@ Shape suffixes: P = patches of a tile, N = visual tokens of one image.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class Family:
 ALL_SCORES = ("received_attention", "text_attention", "uniform", "random")
 
 
-class Adapter:
+class Adapter(ABC):
     """A loaded model of a family whose base holds `vision_tower` and `language_model`.
 
     Subclasses add `family` and `images`; see `pruning.anatomy.Anatomy` for what each member says.
@@ -97,9 +98,9 @@ class Adapter:
         attention: nn.Module = _member(self.decoder_layers[layer], "self_attn")
         return attention
 
+    @abstractmethod
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """Geometry of each image of one `get_image_features` call."""
-        raise NotImplementedError
 
     def _check_cropping(self) -> None:
         """The features must hold every patch and no CLS token, or the map is off by one."""
