@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.command import run
 from tests.examples import full_strategy
 from vflowopt_search import __version__
 from vflowopt_search.adapters.registry import families
 from vflowopt_search.cli import doctor
+from vflowopt_search.cli.apply import read_image
 from vflowopt_search.cli.console import table
 from vflowopt_search.strategy import Importance, Stage, Strategy
 
@@ -135,3 +137,11 @@ def test_doctor_accepts_what_is_optional(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_columns_of_numbers_are_set_to_the_right() -> None:
     columns = table(("a", "b"), [("x", "1.5%"), ("y", "-")]).columns
     assert [column.justify for column in columns] == ["left", "right"]
+
+
+def test_a_photo_is_turned_upright_as_in_calibration(tmp_path: Path) -> None:
+    photo = Image.new("RGB", (40, 20), "red")
+    exif = photo.getexif()
+    exif[0x0112] = 6  # orientation: turn by a quarter
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    assert read_image(tmp_path / "photo.jpg").size == (20, 40)

@@ -65,16 +65,19 @@ def apply(
 
 
 def read_image(path: Path) -> Image:
-    """An image file as RGB.
+    """An image file as RGB, upright, by the same rules as calibration samples.
 
     Raises:
         CalibrationError: the file is not there or is not an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from vflowopt_search.calibration.images import to_rgb
 
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            upright: Any = ImageOps.exif_transpose(picture)  # a copy: the file is closed behind it
+            return to_rgb(upright)
     except UnidentifiedImageError as error:
         raise CalibrationError(f"{path} is not an image that can be read; convert it") from error
     except OSError as error:
@@ -98,6 +101,7 @@ def answers(
     inputs = encode(processor, [Sample(id="prompt", prompt=prompt, images=images)], model.device)
     _generate(model, inputs, 1)  # the first call also sets up threads, kernels and caches
     with pruned(model, strategy) as applied:
+        _generate(model, inputs, 1)
         short_ids, short_time = _generate(model, inputs, max_new_tokens)
         assert applied.last is not None  # the prompt has images
         last = applied.last
