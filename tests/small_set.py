@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.pruning.oracle import noise_image
+from tests.tiny import noise_image
 from vflowopt_search.calibration.samples import CalibrationSet, Sample, fingerprint
 
 PROMPTS = ("how many", "What color is the cat?", "describe the picture on the left", "is there")

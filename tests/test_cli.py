@@ -12,8 +12,8 @@ from tests.command import run
 from tests.examples import full_strategy
 from vflowopt_search import __version__
 from vflowopt_search.adapters.registry import families
+from vflowopt_search.calibration.images import open_image
 from vflowopt_search.cli import doctor
-from vflowopt_search.cli.apply import read_image
 from vflowopt_search.cli.console import table
 from vflowopt_search.strategy import Importance, Stage, Strategy
 
@@ -144,4 +144,4 @@ def test_a_photo_is_turned_upright_as_in_calibration(tmp_path: Path) -> None:
     exif = photo.getexif()
     exif[0x0112] = 6  # orientation: turn by a quarter
     photo.save(tmp_path / "photo.jpg", exif=exif)
-    assert read_image(tmp_path / "photo.jpg").size == (20, 40)
+    assert open_image(tmp_path / "photo.jpg").size == (20, 40)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
+from tests.command import run
 from vflowopt_search.cli.job import DataOptions as Data
 from vflowopt_search.cli.job import Job, parse_columns, resolve_output, resolve_recipe
 from vflowopt_search.cli.loading import ModelSource
-from vflowopt_search.errors import SearchSpaceError
+from vflowopt_search.cli.preparation import chosen_samples
+from vflowopt_search.errors import CalibrationError, SearchSpaceError
 from vflowopt_search.recipe import StudyRecipe
 
 NOTHING: dict[str, Any] = {"model": None, "trials": None}
@@ -80,9 +84,33 @@ def test_study_is_called_after_the_folder_and_lives_in_it(tmp_path: Path) -> Non
 def test_columns() -> None:
     assert parse_columns(None) == {}
     assert parse_columns("image=picture, prompt=a=b") == {"image": "picture", "prompt": "a=b"}
+    assert parse_columns("image=a", "clip") == {"image": "a", "video": "clip"}
 
 
 @pytest.mark.parametrize("text", ["image", "picture=image", "image=", "image=a,,prompt=b"])
 def test_wrong_columns_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not FIELD=COLUMN"):
         parse_columns(text)
+
+
+def test_flags_of_the_data_reach_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{number}.png")
+    said = [("human", "<video> what?"), ("gpt", "this"), ("human", "and then?")]
+    row = {
+        "clip": [f"{number}.png" for number in range(5)],
+        "conversations": [{"from": who, "value": words} for who, words in said],
+    }
+    (tmp_path / "data.json").write_text(json.dumps([row]))
+    jobs: list[Job] = []
+    monkeypatch.setattr("vflowopt_search.cli.run.run", lambda job, as_json: jobs.append(job))
+    data = ["--calibration", str(tmp_path / "data.json"), "--video-column", "clip"]
+    run("search", "some/model", *data, "--turns", "all", "--frames", "2")
+    (sample,) = chosen_samples(jobs[0]).samples
+    assert [len(video.frames) for video in sample.videos] == [2]
+    assert [turn.role for turn in sample.turns] == ["user", "assistant", "user"]
+    run("search", "some/model", *data, "--fps", "2")
+    with pytest.raises(CalibrationError, match="does not say how fast it plays"):
+        chosen_samples(jobs[1])

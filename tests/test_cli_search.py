@@ -265,8 +265,11 @@ def test_apply_refuses_what_is_no_image(searched: Path, world: World) -> None:
         "is",
     ]
     for image, sentence in (
-        (world.samples, "is not an image that can be read"),
-        (world.samples.with_name("none.png"), "cannot be read (No such file or directory)"),
+        (world.samples, "samples.jsonl is no readable image"),
+        (
+            world.samples.with_name("none.png"),
+            "is no readable image (No such file or directory); check or convert it",
+        ),
     ):
         result = run(*command, "--image", image)
         assert result.exit_code == 1

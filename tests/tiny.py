@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -80,7 +81,7 @@ def tiny_model(
 ) -> PreTrainedModel:
     """A random model in eval mode; weights are scaled so that its logits differ between inputs."""
     model: PreTrainedModel = _AutoModel.from_config(tiny_config(family), attn_implementation=attn)
-    _randomise(model, seed)
+    randomise(model, seed)
     for parameter in model.parameters():  # buffers (rotary frequencies) stay in float32
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
@@ -123,10 +124,11 @@ def tiny_config(family: str) -> PreTrainedConfig:
     return _CONFIGS[family]()
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per known word, one per character of any other word."""
+def tiny_tokenizer(extra: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token per known word, one per character of any other word, `extra` special ones."""
     known = "|".join(word.replace("?", r"\?").replace(".", r"\.") for word in WORDS)
-    tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token=UNKNOWN))
+    vocabulary = vocabulary_with(extra)
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     # \s+ is dropped, a whole known word is one piece, anything else falls apart into characters
     tokenizer.pre_tokenizer = Split(
         Regex(rf"(?:(?<!\S)(?:{known})(?!\S))|\S"), behavior="removed", invert=True
@@ -137,11 +139,25 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         bos_token=BOS,
         eos_token=EOS,
-        additional_special_tokens=[IMAGE, VIDEO],
+        additional_special_tokens=[IMAGE, VIDEO, *extra],
         model_max_length=2048,
         padding_side="left",
     )
     return tokens
+
+
+def vocabulary_with(extra: Sequence[str] = ()) -> dict[str, int]:
+    """Token ids: `VOCABULARY`, then the special tokens of a family."""
+    return VOCABULARY | {token: len(VOCABULARY) + i for i, token in enumerate(extra)}
+
+
+def noise_image(size: tuple[int, int], generator: torch.Generator) -> Image.Image:
+    """Coarse random blocks, so that patches differ in entropy and content."""
+    coarse = torch.randint(0, 256, (1, 3, 6, 6), generator=generator).float()
+    fine = torch.nn.functional.interpolate(coarse, size=(size[1], size[0]), mode="bilinear")
+    noise = torch.randn(fine.shape, generator=generator) * torch.linspace(0, 40, size[0])
+    pixels = (fine + noise).clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).contiguous()
+    return Image.fromarray(pixels.numpy())
 
 
 def _llava_config() -> LlavaConfig:
@@ -154,7 +170,7 @@ def _llava_config() -> LlavaConfig:
         patch_size=PATCH,
         projection_dim=32,
     )
-    text = LlamaConfig(**_text_sizes())
+    text = LlamaConfig(**text_sizes())
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -175,16 +191,17 @@ def _llava_onevision_config() -> LlavaOnevisionConfig:
     )
     return LlavaOnevisionConfig(
         vision_config=vision,
-        text_config=Qwen2Config(**_text_sizes()),
+        text_config=Qwen2Config(**text_sizes()),
         image_token_index=VOCABULARY[IMAGE],
         video_token_index=VOCABULARY[VIDEO],
         image_grid_pinpoints=PINPOINTS,
     )
 
 
-def _text_sizes() -> dict[str, Any]:
+def text_sizes(vocab_size: int = len(VOCABULARY)) -> dict[str, Any]:
+    """Sizes of a tiny decoder of six layers, for its configuration."""
     return {
-        "vocab_size": len(VOCABULARY),
+        "vocab_size": vocab_size,
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 6,
@@ -242,7 +259,7 @@ _PROCESSORS: dict[str, Callable[[], ProcessorMixin]] = {
 }
 
 
-def _randomise(model: PreTrainedModel, seed: int) -> None:
+def randomise(model: PreTrainedModel, seed: int) -> None:
     """Draw every weight by fan-in, so that no layer fades and attention is far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -22,7 +22,8 @@ from vflowopt_search.deploy import attached_engine, refuse_if_pruned
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.objective import MAPS_BYTES, SignalSource
 from vflowopt_search.reference.attention_maps import AttentionMaps
-from vflowopt_search.reference.prepared import Progress, batches, prepare
+from vflowopt_search.reference.encoder import Progress, prepare
+from vflowopt_search.reference.prepared import batches
 from vflowopt_search.strategy import Strategy
 
 

@@ -20,10 +20,10 @@ from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine, refuse_if_pruned
 from vflowopt_search.divergence import divergence
 from vflowopt_search.errors import ModelError
-from vflowopt_search.importance.signals import VisualSignals
 from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.reference.attention_maps import AttentionMaps
-from vflowopt_search.reference.prepared import PreparedSet, Progress, batches
+from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
 from vflowopt_search.reference.unpruned import Reference, build_reference
 from vflowopt_search.search_space import ModelFacts
@@ -41,10 +41,9 @@ class SignalSource:
     def feed(self, engine: PruningEngine, indices: Sequence[int]) -> dict[str, Any]:
         """Give the engine the signals of a batch; returns the batch for the model."""
         layer = engine.scoring.recorder.layer
-        signals: VisualSignals = self.prepared.signals(indices)
-        if layer is not None:
-            signals = replace(signals, attention=self.maps.attention(layer, indices))
-        engine.scoring.provide(signals)
+        attention = {} if layer is None else self.maps.attention(layer, indices)
+        for kind, signals in self.prepared.signals(indices).items():
+            engine.scoring.provide(replace(signals, attention=attention.get(kind)), kind)
         return self.prepared.inputs(indices)
 
 
@@ -159,7 +158,7 @@ def build_objective(
     facts = ModelFacts(
         identity=identity_of(model, name),
         pixels=pixels,
-        vision_layers_available=tuple(range(len(adapter.vision_attentions))),
+        vision_layers_available=adapter.vision_layers,
         packs_positions="packed" in adapter.family.positions,
         has_separators=any(
             bool(image.grid.separator_N.any()) for s in prepared.samples for image in s.images

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.calibration.data import NUM, choose, picture, table, write_jsonl
 from vflowopt_search.calibration import choice
 from vflowopt_search.calibration.choice import load_calibration, order
-from vflowopt_search.calibration.samples import Sample, fingerprint
+from vflowopt_search.calibration.samples import Mark, Sample, Turn, Video, fingerprint
 from vflowopt_search.errors import CalibrationError
 
 
@@ -89,6 +89,37 @@ def test_the_fingerprint_knows_where_each_part_ends() -> None:
     two = [Sample("a", "p", (pixel,)), Sample("b", "q", (pixel,))]
     one = [Sample("a", "p1RGB 1 1ABCq", (pixel,))]
     assert fingerprint(two) != fingerprint(one)
+
+
+def test_the_fingerprint_of_a_set_without_chats_and_videos_never_changes() -> None:
+    # references are stored under it
+    known = "703ebc15bd758381dc0cd63af09d8d74ecdf7751b7215746f18eaf12b67fbaba"
+    assert choose(table(), num_samples=3).sha256 == known
+
+
+def test_the_fingerprint_covers_chats_and_videos() -> None:
+    image = picture(1)
+    plain = Sample("s", "a b", (image,))
+    turns = (Turn("user", ("a ", Mark.IMAGE, "b")),)
+    clip = Video((image, image), 10.0, (0.0, 0.5), 20)
+    variants = [
+        plain,
+        replace(plain, turns=turns),
+        replace(plain, turns=(Turn("user", ("a", Mark.IMAGE, " b")),)),
+        replace(plain, turns=(Turn("assistant", turns[0].parts),)),
+        replace(plain, turns=(Turn("user", ("a ",)), Turn("user", (Mark.IMAGE, "b")))),
+        replace(plain, prompt="<image", turns=(Turn("user", ("<image", Mark.IMAGE)),)),
+        replace(plain, prompt="<image", turns=(Turn("user", (Mark.IMAGE, "<image")),)),
+        replace(plain, images=(), videos=(clip,)),
+        replace(plain, videos=(clip,)),
+        replace(plain, videos=(clip, clip)),
+        replace(plain, videos=(replace(clip, fps=None),)),
+        replace(plain, videos=(replace(clip, timestamps=(0.0, 0.6)),)),
+        replace(plain, videos=(replace(clip, frames=(image, picture(2))),)),
+    ]
+    prints = [fingerprint([variant]) for variant in variants]
+    prints += [fingerprint([plain, variant]) for variant in variants]
+    assert len(set(prints)) == len(prints)
 
 
 def test_the_fingerprint_is_not_about_names() -> None:

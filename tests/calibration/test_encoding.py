@@ -7,11 +7,23 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import BatchFeature
+from transformers.video_utils import VideoMetadata
 
-from tests.tiny import BOS, CHAT_TEMPLATE, FAMILIES, VOCABULARY, tiny_model, tiny_processor
-from vflowopt_search.calibration.encoding import encode, prompt_text
-from vflowopt_search.calibration.samples import Sample
-from vflowopt_search.errors import CalibrationError, ModelError
+from tests.tiny import (
+    BOS,
+    CHAT_TEMPLATE,
+    FAMILIES,
+    MEAN,
+    STD,
+    VOCABULARY,
+    tiny_model,
+    tiny_processor,
+)
+from vflowopt_search.calibration.encoding import encode
+from vflowopt_search.calibration.prompts import prompt_text
+from vflowopt_search.calibration.samples import Sample, Video
+from vflowopt_search.errors import CalibrationError, ModelError, UnsupportedError
 
 PAD = VOCABULARY["<pad>"]
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -111,6 +123,125 @@ def test_the_first_token_is_not_doubled() -> None:
     written = encode(processor, mixed()[:1])["input_ids"][0]
     assert plain.tolist() == written.tolist()
     assert (written == bos).sum() == 1
+
+
+EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 3), (4000, 30), (30, 4000)]
+
+
+@every_family
+@pytest.mark.parametrize("size", EXTREME)
+def test_pictures_of_extreme_sizes(family: str, size: tuple[int, int]) -> None:
+    processor, model = tiny_processor(family), tiny_model(family)
+    red = Sample("s", "Yes?", (Image.new("RGB", size, (255, 0, 0)),))
+    batch = encode(processor, [red])
+    colour = torch.tensor([1.0, 0, 0]).sub(torch.tensor(MEAN)).div(torch.tensor(STD))
+    whole = batch["pixel_values"].reshape(-1, 3, 28, 28)[0]
+    # the colour channel is not taken for a side of the picture; what is padded is black
+    middle = whole[:, 14, 14]
+    torch.testing.assert_close(middle, colour, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        assert torch.isfinite(model(**batch).logits).all()
+
+
+def thin_refused(processor: Any) -> Any:
+    """The processor with the rule that Qwen's and others have."""
+    inner = type(processor).__call__
+
+    def refuse(self: Any, images: Any = None, **options: Any) -> Any:
+        for image in (image for row in images or [] for image in row):
+            if max(image.size) / min(image.size) > 200:
+                raise ValueError("absolute aspect ratio must be smaller than 200\nand so on")
+        return inner(self, images=images, **options)
+
+    processor.__class__ = type("ThinProcessor", (type(processor),), {"__call__": refuse})
+    return processor
+
+
+def test_a_size_that_the_processor_refuses_is_told_with_its_sample() -> None:
+    samples = [*mixed(), Sample("thin", "Yes?", (noise(8, 8), noise(1, 2000)))]
+    sentence = (
+        r"ThinProcessor refuses sample thin, whose pictures have the sizes 8 x 8, 1 x 2000 "
+        r"\(absolute aspect ratio must be smaller than 200\); leave it out, or crop or resize them"
+    )
+    with pytest.raises(CalibrationError, match=sentence):
+        encode(thin_refused(tiny_processor("llava")), samples)
+
+
+def test_samples_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor: Any = tiny_processor("llava")
+    inner = type(processor).__call__
+
+    def refuse(self: Any, text: Any, **options: Any) -> Any:
+        if len(text) > 1:
+            raise RuntimeError("stack expects each tensor to be equal size")
+        return inner(self, text=text, **options)
+
+    monkeypatch.setattr(type(processor), "__call__", refuse)
+    with pytest.raises(CalibrationError, match="these 4 samples one by one but not together"):
+        encode(processor, mixed())
+
+
+@every_family
+def test_questions_without_images_stand_beside_others(family: str) -> None:
+    processor, model = tiny_processor(family), tiny_model(family)
+    texts = [sample("Yes?"), sample("What is this dog?")]
+    alone = encode(processor, texts)
+    assert set(alone) <= {"input_ids", "attention_mask"}
+    together = encode(processor, [texts[0], *mixed(), texts[1]])
+    with torch.no_grad():
+        alone_BV = model(**alone).logits[:, -1]
+        together_BV = model(**together).logits[:, -1]
+    torch.testing.assert_close(together_BV[[0, -1]], alone_BV, rtol=1e-4, atol=1e-4)
+
+
+def clip(num: int, **known: Any) -> Video:
+    return Video(tuple(noise(20, 10) for _ in range(num)), **known)
+
+
+class WithVideo:
+    """A processor that notes what it is given."""
+
+    chat_template = "{% for m in messages %}{% for c in m['content'] %}{{ c['type'] }} {% endfor %}"
+    chat_template += "{% endfor %}"
+    video_processor = "there"
+
+    def __init__(self) -> None:
+        self.tokenizer = tiny_processor("llava").tokenizer
+        self.given: dict[str, Any] = {}
+
+    def __call__(self, **given: Any) -> BatchFeature:
+        self.given = given
+        return BatchFeature({"input_ids": torch.zeros(1)})
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        return " ".join(part["type"] for turn in messages for part in turn["content"])
+
+
+def test_videos_go_to_the_processor_with_their_times() -> None:
+    known = clip(2, fps=10.0, timestamps=(0.5, 1.9), source_frames=20)
+    samples = [
+        Sample("a", "Yes?", (), videos=(known,)),
+        Sample("b", "Yes?", (noise(4, 4),), videos=(clip(3), known)),
+    ]
+    processor: Any = WithVideo()
+    encode(processor, samples)
+    given = processor.given
+    assert given["text"] == ["video text", "image video video text"]
+    assert [len(images) for images in given["images"]] == [0, 1]
+    assert [len(frames) for frames in given["videos"]] == [2, 3, 2]
+    assert given["videos_kwargs"]["do_sample_frames"] is False
+    metadata = given["videos_kwargs"]["video_metadata"]
+    assert [one["frames_indices"] for one in metadata] == [[5, 19], [0, 1, 2], [5, 19]]
+    assert [one["fps"] for one in metadata] == [10.0, None, 10.0]
+    assert [one["total_num_frames"] for one in metadata] == [20, 3, 20]
+    assert VideoMetadata(**metadata[0]).timestamps == [0.5, 1.9]
+
+
+@every_family
+def test_a_processor_that_takes_no_videos(family: str) -> None:
+    samples = [*mixed(), Sample("v", "Yes?", (), videos=(clip(2),))]
+    with pytest.raises(UnsupportedError, match=r"has no video processor here.*install torchvision"):
+        encode(tiny_processor(family), samples)
 
 
 def test_no_samples() -> None:

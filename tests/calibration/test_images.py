@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,49 @@ def test_wide_grey_keeps_its_middle() -> None:
     assert open_image(Image.fromarray(fractions)).getpixel((1, 1)) == (128, 128, 128)
 
 
+def test_transparency_is_dropped() -> None:
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert open_image(clear).getpixel((0, 0)) == (10, 20, 30)
+    assert open_image(Image.new("LA", (4, 4), (40, 0))).getpixel((0, 0)) == (40, 40, 40)
+    flat = picture().convert("P")
+    opened = open_image(as_bytes(flat, transparency=0))
+    assert opened.tobytes() == flat.convert("RGB").tobytes()
+
+
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (4000, 30), (3, 3)])
+def test_any_mode_and_size(mode: str, size: tuple[int, int]) -> None:
+    opened = open_image(Image.new(mode, size))
+    assert (opened.mode, opened.size) == ("RGB", size)
+
+
+def test_the_first_of_moving_pictures() -> None:
+    frames = [picture(RED, RED), picture(BLUE, BLUE)]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = as_bytes(frames[0], kind, save_all=True, append_images=frames[1:])
+        with Image.open(BytesIO(data)) as moving:
+            assert getattr(moving, "n_frames", 1) == 2
+        opened: Any = open_image(data).getpixel((6, 3))
+        assert opened[0] > 200
+        assert opened[2] < 50
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_a_camera(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    opened = open_image(as_bytes(picture(), "PNG", exif=exif))
+    assert opened.size == ((12, 6) if orientation < 5 else (6, 12))
+    last = (opened.width - 1, opened.height - 1)
+    # red is on the left: first in rows, or in columns of a turned picture, unless mirrored
+    first_is_red = orientation in (1, 4, 5, 6)
+    assert opened.getpixel((0, 0)) == (RED if first_is_red else BLUE)
+    assert opened.getpixel(last) == (BLUE if first_is_red else RED)
+
+
 def test_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held turned by 90 degrees
@@ -96,6 +140,7 @@ def test_turned_upright() -> None:
         ("nothing.png", r"nothing\.png is no readable image .*No such file"),
         ("https://example.org/a.png", "an address on the network; download it"),
         (7, "a int is neither image, bytes nor path"),
+        (Image.new("RGB", (0, 5)), "an image is no readable image .it has 0 x 5 pixels.; check or"),
     ],
 )
 def test_unreadable(value: Any, sentence: str, tmp_path: Path) -> None:

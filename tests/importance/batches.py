@@ -44,7 +44,7 @@ def make_geometry(num_tiles: int) -> ImageGeometry:
         return torch.cat([rows, rows.new_full((num_tiles, SIDE, 1), 7.0)], dim=2).flatten()
 
     grid = make_grid(*[(SIDE, SIDE)] * num_tiles, separators=True)
-    return ImageGeometry(num_tiles, grid, pack)
+    return ImageGeometry(num_tiles, SIDE**2, grid, pack)
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def make_signals(*images: Image) -> VisualSignals:
     query, key, entropy, text = zip(*[image.draw() for image in images], strict=True)
     return VisualSignals(
         images=tuple(make_geometry(image.num_tiles) for image in images),
-        attention=ProjectedAttention(torch.cat(query), torch.cat(key), SCALE, PREFIX),
-        entropy_TP=torch.cat(entropy),
+        attention=(ProjectedAttention(torch.cat(query), torch.cat(key), SCALE, PREFIX),),
+        entropy=(torch.cat(entropy),),
         text_attention=text,
     )
 

@@ -80,8 +80,8 @@ def test_the_signals_are_left_as_they_were(score: ImportanceScore) -> None:
 
 def _tensors(signals: VisualSignals) -> list[torch.Tensor]:
     assert signals.attention is not None
-    assert signals.entropy_TP is not None
+    assert signals.entropy is not None
     assert signals.text_attention is not None
-    received_TP = signals.attention.received()
+    received = [run.received() for run in signals.attention]
     grids = [part for image in signals.images for part in vars(image.grid).values()]
-    return [received_TP, signals.entropy_TP, *signals.text_attention, *grids]
+    return [*received, *signals.entropy, *signals.text_attention, *grids]

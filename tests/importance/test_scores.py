@@ -29,9 +29,10 @@ PATCHES_OF_A_TILE = 9
 
 def expected_map(signals: VisualSignals, threshold: float, weight: float) -> Tensor:
     """Section 1.1 of algorithms.md, patch by patch."""
-    attention, entropy_TP = signals.attention, signals.entropy_TP
+    assert signals.attention is not None
+    assert signals.entropy is not None
+    [attention], [entropy_TP] = signals.attention, signals.entropy
     assert isinstance(attention, ProjectedAttention)
-    assert entropy_TP is not None
     tiles = []
     whole = eager_map(attention.query_THQD, attention.key_THQD, attention.scale)
     for map_QQ, entropy_P in zip(whole, entropy_TP, strict=True):
@@ -47,7 +48,7 @@ def expected_map(signals: VisualSignals, threshold: float, weight: float) -> Ten
 @pytest.mark.parametrize("weight", [0.0, 0.8, -1.0])
 def test_received_attention_is_the_published_map(threshold: float, weight: float) -> None:
     signals = make_signals(*BATCH)
-    expected = signals.to_tokens(expected_map(signals, threshold, weight))
+    expected = signals.to_tokens([expected_map(signals, threshold, weight)])
     for got_N, expected_N in zip(
         ReceivedAttention(threshold, weight)(signals), expected, strict=True
     ):
@@ -56,8 +57,10 @@ def test_received_attention_is_the_published_map(threshold: float, weight: float
 
 def test_a_stored_map_gives_the_same_scores() -> None:
     signals = make_signals(*BATCH)
-    assert isinstance(signals.attention, ProjectedAttention)
-    stored = replace(signals, attention=as_mapped(signals.attention))
+    assert signals.attention is not None
+    [attention] = signals.attention
+    assert isinstance(attention, ProjectedAttention)
+    stored = replace(signals, attention=(as_mapped(attention),))
     score = ReceivedAttention(1.2, 0.5)
     for got_N, expected_N in zip(score(stored), score(signals), strict=True):
         torch.testing.assert_close(got_N, expected_N, rtol=0, atol=1e-6)
@@ -140,7 +143,7 @@ def test_an_unknown_score_is_refused_with_the_known_ones(name: str) -> None:
 
 def test_every_signal_reaches_the_scores_through_the_images_own_geometry() -> None:
     signals = make_signals(Image(0, 1))
-    reverse = ImageGeometry(1, signals.images[0].grid, lambda map_TP: map_TP.flatten().flip(0))
+    reverse = ImageGeometry(1, 9, signals.images[0].grid, lambda map_TP: map_TP.flatten().flip(0))
     (value_N,) = ReceivedAttention()(replace(signals, images=(reverse,)))
     (usual_N,) = ReceivedAttention()(signals)
     inside = ~signals.images[0].grid.separator_N

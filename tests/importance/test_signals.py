@@ -89,7 +89,7 @@ def test_double_precision_stays_double(form: Form) -> None:
 def test_tiles_go_to_the_tokens_of_their_own_image() -> None:
     signals = make_signals(Image(0, 1), Image(1, 3), Image(2, 2))
     tile_TP = torch.arange(6.0)[:, None].expand(6, 9)
-    tokens = signals.to_tokens(tile_TP)
+    tokens = signals.to_tokens([tile_TP])
     assert [len(token_N) for token_N in tokens] == [12, 36, 24]
     grids = [image.grid for image in signals.images]
     first_tile = [0, 1, 4]
@@ -102,7 +102,7 @@ def test_tiles_go_to_the_tokens_of_their_own_image() -> None:
 def test_only_hides_what_is_not_declared(kept: str) -> None:
     everything = make_signals(Image(0, 1))
     seen = everything.only(frozenset({kept}))
-    fields = {"attention": "attention", "entropy": "entropy_TP", "text_attention": "text_attention"}
+    fields = {"attention": "attention", "entropy": "entropy", "text_attention": "text_attention"}
     for name, field in fields.items():
         expected = getattr(everything, field) if name == kept else None
         assert getattr(seen, field) is expected

@@ -15,7 +15,7 @@ SHAPES = [(14, 14), (7, 7), (27, 27), (24, 36), (16, 16), (5, 40), (9, 12)]
 
 
 def spread(grid: TokenGrid) -> Tensor:
-    geometry = ImageGeometry(1, grid, lambda map_TP: map_TP.flatten())
+    geometry = ImageGeometry(1, len(grid), grid, lambda map_TP: map_TP.flatten())
     (value_N,) = UniformGrid()(VisualSignals(images=(geometry,)))
     return value_N
 

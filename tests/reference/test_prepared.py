@@ -13,7 +13,7 @@ from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.evaluate import evaluate_accuracy
-from vflowopt_search.reference.prepared import first_with_same_images, prepare
+from vflowopt_search.reference.encoder import first_with_same_images, prepare
 from vflowopt_search.strategy import Importance
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -40,9 +40,10 @@ def test_repeated_images_share_features_and_keep_their_own_prompt(family: str) -
     assert tiles_encoded == sum(shared.samples[i].num_tiles for i in (0, 2, 4))
     for mine, other in zip(shared.samples, (one.samples[0] for one in alone), strict=True):
         assert torch.equal(mine.input_ids, other.input_ids)
-        assert mine.entropy_TP is not None
-        assert other.entropy_TP is not None
-        torch.testing.assert_close(mine.entropy_TP, other.entropy_TP)
+        assert mine.entropy is not None
+        assert other.entropy is not None
+        for one, same in zip(mine.entropy, other.entropy, strict=True):
+            torch.testing.assert_close(one, same)
         for one, same in zip(mine.features, other.features, strict=True):
             torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-5)
 

@@ -1,43 +1,44 @@
-"""LLaVA-OneVision: a base view, then a mosaic of tiles whose rows end in a newline token.
+"""LLaVA-OneVision: a base view and a mosaic, single tiles, or the pooled frames of a video.
 
-Shape suffixes: T = tiles, P = patches of a tile, N = visual tokens of one image.
+Shape suffixes: T = tiles or frames, P = patches of a tile, N = visual tokens of one video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.llava_onevision.modeling_llava_onevision import (
-    image_size_to_num_patches,
-)
+from torch.nn.functional import pad
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vflowopt_search.adapters.base import (
-    ALL_SCORES,
-    Adapter,
-    Family,
-    one_tile,
-    raster,
-    rows_with_separators,
-)
+from vflowopt_search.adapters.base import ALL_SCORES, Family, one_tile
+from vflowopt_search.adapters.llava import one_tensor, pixels_of, refuse_other_selection
+from vflowopt_search.adapters.llava_next import MosaicAdapter, frames, joined
 from vflowopt_search.importance.signals import ImageGeometry, TokenGrid
 
 
-class LlavaOnevisionAdapter(Adapter):
-    """`llava_onevision`: any-resolution images, alone or several to a prompt."""
+class LlavaOnevisionAdapter(MosaicAdapter):
+    """`llava_onevision`: any-resolution images, several images, videos."""
 
     family = Family(
         model_type="llava_onevision",
-        inputs=("image (any resolution)", "several images"),
+        inputs=("image (any resolution)", "several images", "video"),
         positions=("original", "packed"),
         scores=ALL_SCORES,
-        limits="video is refused",
+        limits="none known",
     )
+
+    @property
+    def video_token_id(self) -> int:
+        """Token id of the placeholder of one visual token of a video."""
+        return int(self.config.video_token_id)
 
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """One image: base view and mosaic; in a prompt of several images each is one tile."""
+        refuse_other_selection(self.config, call)
         sizes = call["image_sizes"]
         counts = call.get("batch_num_images")
         alone = [True] * len(sizes)
@@ -46,44 +47,37 @@ class LlavaOnevisionAdapter(Adapter):
         aspect = call.get("vision_aspect_ratio") or self.config.vision_aspect_ratio
         device = call["pixel_values"].device
         return tuple(
-            self._any_resolution(size, aspect, device)
+            self.mosaic(size, device, vision_aspect_ratio=aspect)
             if single
             else one_tile(self.side, device, separator=True)
             for size, single in zip(sizes, alone, strict=True)
         )
 
-    def _any_resolution(self, size: Any, aspect: str, device: torch.device) -> ImageGeometry:
-        """Base view and mosaic of one image of `size` (height, width), packed by the model."""
-        num_tiles = image_size_to_num_patches(
-            image_size=size,
-            grid_pinpoints=self.config.image_grid_pinpoints,
-            patch_size=self.config.vision_config.image_size,
+    def videos(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
+        """One tile per frame, pooled by the model itself, and one newline behind them all."""
+        refuse_other_selection(self.config, call)
+        pixels = pixels_of(call, "pixel_values_videos", "pixel_values")
+        count, num_frames = pixels.shape[:2]
+        grid = joined(
+            frames(num_frames, math.ceil(self.side / 2), pixels.device),
+            _newline(num_frames - 1, pixels.device),
         )
-        size_12 = torch.as_tensor(size).reshape(1, 2)
-        newline = torch.full((1,), torch.nan, device=device)
+        return (ImageGeometry(num_frames, self.side**2, grid, self._pooled),) * count
 
-        def pack(map_TP: Tensor) -> Tensor:
-            features, _ = self.base.pack_image_features(
-                [map_TP[..., None]], size_12, image_newline=newline, vision_aspect_ratio=aspect
-            )
-            packed_N: Tensor = features[0][:, 0]
-            return packed_N
+    def encoded(
+        self, features: Sequence[Tensor], kind: str = "image"
+    ) -> BaseModelOutputWithPooling:
+        """Images as a list, videos as one tensor."""
+        output = super().encoded(features)
+        if kind == "video":
+            output["pooler_output"] = one_tensor(features)
+        return output
 
-        probe_N = pack(torch.zeros(num_tiles, self.side**2, device=device))
-        mosaic = rows_with_separators(probe_N.isnan()[self.side**2 :], view=1)
-        base = raster(self.side, self.side, view=0, device=device)
-        return ImageGeometry(num_tiles, _joined(base, mosaic), _zero_newlines(pack))
-
-
-def _joined(base: TokenGrid, mosaic: TokenGrid) -> TokenGrid:
-    return TokenGrid(
-        view_N=torch.cat([base.view_N, mosaic.view_N]),
-        row_N=torch.cat([base.row_N, mosaic.row_N]),
-        col_N=torch.cat([base.col_N, mosaic.col_N]),
-        separator_N=torch.cat([base.separator_N, mosaic.separator_N]),
-    )
+    def _pooled(self, map_TP: Tensor) -> Tensor:
+        pooled_N: Tensor = self.base.apply_pooling(map_TP[..., None]).flatten()
+        return pad(pooled_N, (0, 1))
 
 
-def _zero_newlines(pack: Any) -> Any:
-    """Scores must be finite: separators, whose value means nothing, get 0."""
-    return lambda map_TP: pack(map_TP).nan_to_num(nan=0.0)
+def _newline(view: int, device: torch.device) -> TokenGrid:
+    nowhere = torch.tensor([-1], device=device)
+    return TokenGrid(torch.full_like(nowhere, view), nowhere, nowhere, nowhere < 0)

@@ -9,13 +9,50 @@ from typing import Any
 from torch import nn
 
 from vflowopt_search.adapters.base import Adapter, Family
+from vflowopt_search.adapters.gemma3 import Gemma3Adapter
+from vflowopt_search.adapters.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46VAdapter
+from vflowopt_search.adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
+from vflowopt_search.adapters.internvl import InternVLAdapter
+from vflowopt_search.adapters.llama4 import Llama4Adapter
 from vflowopt_search.adapters.llava import LlavaAdapter
+from vflowopt_search.adapters.llava_next import LlavaNextAdapter
+from vflowopt_search.adapters.llava_next_video import LlavaNextVideoAdapter
 from vflowopt_search.adapters.llava_onevision import LlavaOnevisionAdapter
+from vflowopt_search.adapters.mistral3 import Mistral3Adapter
+from vflowopt_search.adapters.paligemma import PaliGemmaAdapter
+from vflowopt_search.adapters.qwen_vl import (
+    Qwen2VLAdapter,
+    Qwen3VLAdapter,
+    Qwen3VLMoeAdapter,
+    Qwen25VLAdapter,
+)
+from vflowopt_search.adapters.video_llava import VideoLlavaAdapter
 from vflowopt_search.errors import ModelError
 from vflowopt_search.strategy import ModelIdentity
 
 ADAPTERS: dict[str, type[Adapter]] = {
-    adapter.family.model_type: adapter for adapter in (LlavaAdapter, LlavaOnevisionAdapter)
+    adapter.family.model_type: adapter
+    for adapter in (
+        Gemma3Adapter,
+        Glm4vAdapter,
+        Glm4vMoeAdapter,
+        Glm46VAdapter,
+        Idefics3Adapter,
+        InternVLAdapter,
+        Llama4Adapter,
+        LlavaAdapter,
+        LlavaNextAdapter,
+        LlavaNextVideoAdapter,
+        LlavaOnevisionAdapter,
+        Mistral3Adapter,
+        PaliGemmaAdapter,
+        Qwen2VLAdapter,
+        Qwen25VLAdapter,
+        Qwen3VLAdapter,
+        Qwen3VLMoeAdapter,
+        SmolVLMAdapter,
+        VideoLlavaAdapter,
+    )
 }
 
 # Differ between two loads of one model, so they are no part of what the model is.
@@ -34,6 +71,7 @@ def adapter_for(model: nn.Module) -> Adapter:
         ModelError: no adapter serves this kind of model.
         UnsupportedError: the family is served, but not this variant of it.
     """
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper is not the model
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in ADAPTERS:
         raise ModelError(

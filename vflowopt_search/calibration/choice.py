@@ -10,12 +10,13 @@ from typing import Any
 
 from vflowopt_search.calibration.images import open_image
 from vflowopt_search.calibration.rows import Columns, Record, read_record
-from vflowopt_search.calibration.samples import CalibrationSet, Sample, fingerprint
+from vflowopt_search.calibration.samples import CalibrationSet, Sample, Video, fingerprint
 from vflowopt_search.calibration.sources import Rows, as_rows, open_rows
+from vflowopt_search.calibration.video import check_frame_choice, read_video
 from vflowopt_search.errors import CalibrationError
 
 GUESSED = Columns()
-DEFAULT_PROMPT = "Describe the image."
+DEFAULT_PROMPT = "Describe the {}."
 MOST_UNREADABLE = 0.2  # share of the rows tried
 
 
@@ -27,14 +28,18 @@ def load_calibration(
     num_samples: int = 256,
     seed: int = 0,
     prompt: str | None = None,
+    frames: int | None = None,
+    fps: float | None = None,
 ) -> CalibrationSet:
     """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
 
-    `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Only chosen
-    rows are decoded. Raises `CalibrationError` when source, columns or images are unusable.
+    `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Of a video
+    `frames` are taken, 8 unless said, or `fps` a second (see `read_video`). Only chosen rows are
+    decoded. Raises `CalibrationError` when source, columns, images or videos are unusable.
     """
     rows, folder = open_rows(source, split)
-    return _Choice(rows, columns, prompt, folder, num_samples, seed).make(str(source))
+    choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps)
+    return choice.make(str(source))
 
 
 def from_dataset(
@@ -46,12 +51,15 @@ def from_dataset(
     seed: int = 0,
     prompt: str | None = None,
     folder: Path | None = None,
+    frames: int | None = None,
+    fps: float | None = None,
 ) -> CalibrationSet:
     """Choose samples from a `datasets.Dataset` or a list of mappings, as `load_calibration` does.
 
-    `name` is what records call the set; relative image paths start at `folder`.
+    `name` is what records call the set; relative paths start at `folder`.
     """
-    return _Choice(as_rows(dataset), columns, prompt, folder, num_samples, seed).make(name)
+    rows = as_rows(dataset)
+    return _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps).make(name)
 
 
 def order(num_rows: int, seed: int) -> list[int]:
@@ -71,6 +79,8 @@ class _Choice:
     folder: Path | None
     num_samples: int
     seed: int
+    frames: int | None
+    fps: float | None
     unreadable: int = 0
     fault: str = ""
     without_image: int = 0
@@ -80,6 +90,7 @@ class _Choice:
         """The set, or a `CalibrationError` that says why there is none."""
         if self.num_samples < 1:
             raise CalibrationError(f"{self.num_samples} samples were asked for; ask for at least 1")
+        check_frame_choice(self.frames, self.fps)
         if not len(self.rows):
             raise CalibrationError(f"{name} is empty; give a data set with at least one row")
         self._resolve_columns(name)
@@ -96,12 +107,12 @@ class _Choice:
         existing = self.rows.column_names
         self.columns = self.columns.resolve(existing)
         if self.prompt is None and self.columns.prompt is None:
-            if not set(existing) <= {self.columns.image, "label"}:
+            if not set(existing) <= {self.columns.image, self.columns.video, "label"}:
                 raise CalibrationError(
                     f"no column of {name} looks like a question; name one of "
                     f"{', '.join(existing)} as the prompt column, or give one prompt for all"
                 )
-            self.prompt = DEFAULT_PROMPT
+            self.prompt = DEFAULT_PROMPT.format("image" if self.columns.image else "video")
 
     def _usable(self, name: str) -> Iterator[Sample]:
         found = 0
@@ -117,7 +128,7 @@ class _Choice:
             self._require_most_readable(self.num_samples, name)
 
     def _decode(self, record: Record, index: int) -> Sample | None:
-        if not record.images:
+        if not record.images and not record.videos:
             self.without_image += 1
             return None
         if not record.prompt:
@@ -125,12 +136,18 @@ class _Choice:
             return None
         try:
             images = tuple(open_image(image, self.folder) for image in record.images)
+            videos = tuple(self._video(video) for video in record.videos)
         except CalibrationError as error:
             self.unreadable += 1
             self.fault = self.fault or str(error)
             return None
         name = str(index) if record.id is None else record.id
-        return Sample(name, record.prompt, images, record.answer, record.group)
+        return Sample(
+            name, record.prompt, images, record.answer, record.group, record.turns, videos
+        )
+
+    def _video(self, video: Any) -> Video:
+        return read_video(video, frames=self.frames, fps=self.fps, folder=self.folder)
 
     def _require_most_readable(self, num_readable: int, name: str) -> None:
         tried = self.unreadable + num_readable

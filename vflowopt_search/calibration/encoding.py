@@ -1,16 +1,20 @@
-"""Samples to what a model takes: prompt, images and padding by the model's own processor."""
+"""Samples to what a model takes: prompt, images, videos and padding by the model's processor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vflowopt_search.calibration.samples import Sample
-from vflowopt_search.errors import CalibrationError, ModelError
+from vflowopt_search.calibration.prompts import prompt_text
+from vflowopt_search.calibration.samples import Sample, Video
+from vflowopt_search.errors import CalibrationError, UnsupportedError
 
 if TYPE_CHECKING:
     import torch
     from transformers import BatchFeature, ProcessorMixin
+
+# what processors raise for pictures that they cannot bring into shape
+_REFUSALS = (ValueError, ZeroDivisionError, RuntimeError)
 
 
 def encode(
@@ -18,52 +22,94 @@ def encode(
 ) -> BatchFeature:
     """One batch on `device`, ready for the model's `forward` or `generate`, padded on the left.
 
-    Raises `CalibrationError` without samples, `ModelError` when the processor places no images.
+    Samples with images, with videos and with neither may stand in one batch.
+
+    Raises:
+        CalibrationError: there are no samples, or the processor refuses one, which is named, or
+            refuses them in one batch.
+        ModelError: the processor places no images, or takes no videos.
     """
     if not samples:
         raise CalibrationError("there are no samples to encode; give at least one")
+    if any(sample.videos for sample in samples):
+        _require_video(processor)
+    try:
+        batch = _processed(processor, samples)
+    except _REFUSALS as error:
+        for sample in samples:
+            _require_taken(processor, sample)
+        raise CalibrationError(
+            f"{type(processor).__name__} takes these {len(samples)} samples one by one but not "
+            f"together ({_reason(error)}); make the batch smaller, or give all videos one number "
+            f"of frames"
+        ) from error
+    return batch.to(device)
+
+
+def _processed(processor: ProcessorMixin, samples: Sequence[Sample]) -> BatchFeature:
     texts = [prompt_text(processor, sample) for sample in samples]
     takes: Any = processor
     begin = getattr(takes.tokenizer, "bos_token", None)
     batch: BatchFeature = takes(
-        images=[list(sample.images) for sample in samples],
+        # an empty list of images would become an empty tensor, which no model takes
+        images=[list(sample.images) for sample in samples] if _any_image(samples) else None,
         text=texts,
         padding=True,
         padding_side="left",
         # some chat templates write the first token themselves
         add_special_tokens=not (begin and texts[0].startswith(begin)),
         return_tensors="pt",
+        **_video_inputs([video for sample in samples for video in sample.videos]),
     )
-    return batch.to(device)
+    return batch
 
 
-def prompt_text(processor: ProcessorMixin, sample: Sample) -> str:
-    """The whole prompt as text: chat template if there is one, images before the question."""
-    if not processor.chat_template:
-        return _image_token(processor) * len(sample.images) + "\n" + sample.prompt
-    prompt = _render(processor, sample.prompt, len(sample.images))
-    if sample.images and prompt == _render(processor, sample.prompt, 0):
-        raise ModelError(
-            f"the chat template of {type(processor).__name__} leaves images out; give the "
-            f"processor a template that places them"
+def _any_image(samples: Sequence[Sample]) -> bool:
+    return any(sample.images for sample in samples)
+
+
+def _video_inputs(videos: Sequence[Video]) -> dict[str, Any]:
+    """Frames as they are, for they are chosen already, and when each was seen."""
+    if not videos:
+        return {}
+    metadata = [
+        {
+            "total_num_frames": max(video.source_frames, video.indices[-1] + 1),
+            "fps": video.fps,
+            "frames_indices": video.indices,
+            "width": video.frames[0].width,
+            "height": video.frames[0].height,
+        }
+        for video in videos
+    ]
+    return {
+        "videos": [list(video.frames) for video in videos],
+        "videos_kwargs": {"video_metadata": metadata, "do_sample_frames": False},
+    }
+
+
+def _require_video(processor: ProcessorMixin) -> None:
+    # transformers would pass over a video silently
+    if getattr(processor, "video_processor", None) is None:
+        raise UnsupportedError(
+            f"{type(processor).__name__} has no video processor here, and a sample holds a video; "
+            f"install torchvision and give a whole checkpoint of a model that takes videos, or "
+            f"leave videos out"
         )
-    return prompt
 
 
-def _render(processor: ProcessorMixin, prompt: str, num_images: int) -> str:
-    content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": prompt}]
-    chat: Any = processor
-    rendered: str = chat.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    return rendered
+def _require_taken(processor: ProcessorMixin, sample: Sample) -> None:
+    """Raise CalibrationError if the processor refuses this very sample."""
+    try:
+        _processed(processor, [sample])
+    except _REFUSALS as error:
+        pictures = [*sample.images, *(video.frames[0] for video in sample.videos)]
+        sizes = ", ".join(f"{one.width} x {one.height}" for one in pictures) or "none"
+        raise CalibrationError(
+            f"{type(processor).__name__} refuses sample {sample.id}, whose pictures have the sizes "
+            f"{sizes} ({_reason(error)}); leave it out, or crop or resize them"
+        ) from error
 
 
-def _image_token(processor: ProcessorMixin) -> str:
-    token = getattr(processor, "image_token", None)
-    if not isinstance(token, str):
-        raise ModelError(
-            f"{type(processor).__name__} has neither a chat template nor an image token; give it "
-            f"a chat template"
-        )
-    return token
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -17,6 +17,18 @@ from vflowopt_search.errors import CalibrationError
 # what PIL raises for damaged files, by format
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
 
+PICTURES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff"}
+PICTURES |= {".pgm", ".webp"}
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value is one picture, by its name or type, and no video and no list."""
+    if isinstance(value, Mapping):
+        value = value.get("path") or value.get("bytes")
+    if isinstance(value, str | Path):
+        return Path(value).suffix.lower() in PICTURES
+    return not isinstance(value, list | tuple)
+
 
 def open_image(value: Any, folder: Path | None = None) -> Image.Image:
     """Decode one picture, turned upright as its EXIF says; a relative path starts at `folder`.
@@ -30,11 +42,18 @@ def open_image(value: Any, folder: Path | None = None) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = value if isinstance(value, Image.Image) else Image.open(_file(value, folder))
             upright = ImageOps.exif_transpose(image)  # decodes it
+        if 0 in upright.size:
+            raise ValueError(f"it has {upright.width} x {upright.height} pixels")
         return to_rgb(upright)
     except Image.DecompressionBombError as error:
-        raise CalibrationError(f"{_name(value)} is too large to decode ({error})") from error
+        raise CalibrationError(
+            f"{_name(value)} is too large to decode ({error}); shrink it"
+        ) from error
     except _DAMAGED as error:
-        raise CalibrationError(f"{_name(value)} is no readable image ({error})") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CalibrationError(
+            f"{_name(value)} is no readable image ({reason}); check or convert it"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

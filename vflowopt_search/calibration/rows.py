@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from vflowopt_search.calibration.conversations import (
+    Exchange,
+    arranged,
+    is_conversation,
+    is_usual,
+    read_chat,
+    single_question,
+)
+from vflowopt_search.calibration.images import is_picture
+from vflowopt_search.calibration.samples import Mark, Turn
 from vflowopt_search.errors import CalibrationError
 
-IMAGE_MARK = "<image>"
 CONVERSATIONS = ("conversations", "conversation", "messages")
 USUAL = {
     "image": ("image", "images", "img", "image_path", "image_file", "file_name", "picture", "jpg"),
@@ -25,52 +34,76 @@ USUAL = {
     ),
     "id": ("id", "question_id", "sample_id", "uid", "index", "idx"),
     "group": ("group", "category", "question_type", "type", "task", "kind", "topic"),
+    "video": ("video", "videos", "video_path", "video_file", "clip", "mp4"),
 }
-_HUMAN, _MODEL = ("human", "user"), ("gpt", "assistant", "model")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns that hold each part of a sample; None is guessed from usual names."""
+    """Names of the columns that hold each part of a sample; None is guessed from usual names.
+
+    Attributes:
+        video: a file, a folder of frames or a list of them.
+        turns: of a column of conversations the first exchange, or all up to the last question.
+    """
 
     image: str | None = None
     prompt: str | None = None
     answer: str | None = None
     id: str | None = None
     group: str | None = None
+    video: str | None = None
+    turns: Exchange = "first"
 
     def resolve(self, existing: Sequence[str]) -> Columns:
         """These columns with every None guessed; what is absent and may be absent stays None.
 
-        Raises `CalibrationError` when a named column is absent or no image column can be guessed.
+        Raises `CalibrationError` when a named column is absent or no column can hold images.
         """
-        return Columns(
-            **{f.name: _find(f.name, getattr(self, f.name), existing) for f in fields(self)}
+        found = Columns(
+            **{part: _find(part, getattr(self, part), existing) for part in USUAL}, turns=self.turns
         )
+        # turns may carry their images themselves
+        if not (found.image or found.video or str(found.prompt).lower() in CONVERSATIONS):
+            raise CalibrationError(
+                f"no column looks like an image; name one of {', '.join(existing)} as the image "
+                f"column"
+            )
+        return found
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row by meaning, its images not yet decoded."""
+    """One row by meaning, its images and videos not yet decoded; `turns` as those of a `Sample`."""
 
     prompt: str
     images: tuple[Any, ...]
     answer: str | None
     id: str | None
     group: str | None
+    turns: tuple[Turn, ...] = ()
+    videos: tuple[Any, ...] = ()
 
 
 def read_record(row: Mapping[str, Any], columns: Columns, prompt: str | None) -> Record:
     """Read a row; `prompt`, where given, stands in for whatever the row asks."""
     asked: Any = row.get(columns.prompt) if columns.prompt else None
-    question, reply = _first_turns(asked) if _is_conversation(asked) else (asked, None)
+    chat = read_chat(asked, columns.turns) if is_conversation(asked) else single_question(asked)
+    images = _as_images(row.get(columns.image or "")) or chat.media(Mark.IMAGE)
+    videos = _as_videos(row.get(columns.video or "")) or chat.media(Mark.VIDEO)
     answer = row.get(columns.answer) if columns.answer else None
+    answer = chat.reply if answer is None else answer
+    if prompt is not None:
+        chat = single_question(prompt, chat.turns)
+    turns = arranged(chat.turns, {Mark.IMAGE: len(images), Mark.VIDEO: len(videos)})
     return Record(
-        prompt=_without_marks(prompt if prompt is not None else question),
-        images=_as_images(row.get(columns.image or "")),
-        answer=_as_answer(reply if answer is None else answer),
+        prompt=chat.question,
+        images=images,
+        answer=_as_answer(answer),
         id=_as_text(row.get(columns.id or "")),
         group=_as_text(row.get(columns.group or "")),
+        turns=() if is_usual(turns) else turns,
+        videos=videos,
     )
 
 
@@ -82,38 +115,7 @@ def _find(part: str, named: str | None, existing: Sequence[str]) -> str | None:
             f"there is no column {named!r} for the {part}; the columns are {', '.join(existing)}"
         )
     by_lower = {name.lower(): name for name in reversed(existing)}
-    guess = next((by_lower[name] for name in USUAL[part] if name in by_lower), None)
-    if guess is None and part == "image":
-        raise CalibrationError(
-            f"no column looks like an image; name one of {', '.join(existing)} as the image column"
-        )
-    return guess
-
-
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value)
-
-
-def _first_turns(turns: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """First words of the human and of the model: LLaVA's {from, value} or {role, content}."""
-    said: dict[str, str | None] = {}
-    for turn in turns:
-        speaker = str(turn.get("from", turn.get("role")))
-        part = "human" if speaker in _HUMAN else "model" if speaker in _MODEL else speaker
-        said.setdefault(part, _spoken(turn.get("value", turn.get("content"))))
-    return said.get("human"), said.get("model")
-
-
-def _spoken(content: Any) -> str | None:
-    """Words of a turn; content in parts is joined without its images."""
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if part.get("text"))
-    return _as_text(content)
-
-
-def _without_marks(prompt: Any) -> str:
-    """The words alone: where images stand is decided when a prompt is encoded."""
-    return "" if prompt is None else str(prompt).replace(IMAGE_MARK, "").strip()
+    return next((by_lower[name] for name in USUAL[part] if name in by_lower), None)
 
 
 def _as_images(value: Any) -> tuple[Any, ...]:
@@ -121,10 +123,17 @@ def _as_images(value: Any) -> tuple[Any, ...]:
     return tuple(image for image in several if not _is_no_image(image))
 
 
+def _as_videos(value: Any) -> tuple[Any, ...]:
+    """Videos of a row: one, or a list of them; a list of pictures is the frames of one."""
+    if isinstance(value, list | tuple) and value:
+        return (list(value),) if all(is_picture(one) for one in value) else tuple(value)
+    return () if _is_no_image(value) else (value,)
+
+
 def _is_no_image(value: Any) -> bool:
     if isinstance(value, Mapping):
         return not value.get("bytes") and not value.get("path")
-    return value is None or value == ""
+    return value is None or (isinstance(value, str) and not value)
 
 
 def _as_answer(value: Any) -> str | None:

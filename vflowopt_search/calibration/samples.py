@@ -5,21 +5,91 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+from vflowopt_search.errors import CalibrationError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Role = Literal["system", "user", "assistant"]
+
+
+class Mark(Enum):
+    """Stands in a turn where the sample's next image or next video belongs."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+Part = str | Mark
+"""Words, or the place of an image or a video."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side of a chat said, in order."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames chosen from a video, in order; frames are RGB, upright and of one size.
+
+    Attributes:
+        fps: frames per second of the source; None when it is not known.
+        timestamps: seconds from the start of the source to each frame; empty when not known.
+        source_frames: how many frames the source has.
+    """
+
+    frames: tuple[Image, ...]
+    fps: float | None = None
+    timestamps: tuple[float, ...] = ()
+    source_frames: int = 0
+
+    @property
+    def indices(self) -> list[int]:
+        """Number of each frame in the source, by its timestamp; 0, 1, 2, ... when not known."""
+        if self.fps is None or not self.timestamps:
+            return list(range(len(self.frames)))
+        return [round(second * self.fps) for second in self.timestamps]
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one or more images; images are RGB and decoded."""
+    """One question about images or videos, alone or at the end of a chat; images are RGB.
+
+    Attributes:
+        prompt: the question's words.
+        turns: the whole chat up to the question, with a mark for every image and video; without
+            turns, images and then videos stand before the prompt.
+    """
 
     id: str
     prompt: str
     images: tuple[Image, ...]
     answer: str | None = None
     group: str | None = None
+    turns: tuple[Turn, ...] = ()
+    videos: tuple[Video, ...] = ()
+
+    def __post_init__(self) -> None:
+        held = {Mark.IMAGE: len(self.images), Mark.VIDEO: len(self.videos)}
+        marked = {mark: count_marks(self.turns, mark) for mark in Mark}
+        if self.turns and marked != held:
+            raise CalibrationError(
+                f"the turns of sample {self.id} have marks for {marked[Mark.IMAGE]} images and "
+                f"{marked[Mark.VIDEO]} videos, but the sample holds {held[Mark.IMAGE]} and "
+                f"{held[Mark.VIDEO]}; give each its mark"
+            )
+
+    @property
+    def chat(self) -> tuple[Turn, ...]:
+        """The turns; without any, one of the user with images and videos before the prompt."""
+        return self.turns or usual_chat(self.prompt, len(self.images), len(self.videos))
 
 
 @dataclass(frozen=True)
@@ -37,18 +107,53 @@ class CalibrationSet:
         return len(self.samples)
 
 
+def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:
+    """One question, all images and then all videos before its words."""
+    return (Turn("user", (Mark.IMAGE,) * num_images + (Mark.VIDEO,) * num_videos + (prompt,)),)
+
+
+def count_marks(turns: Sequence[Turn], mark: Mark) -> int:
+    """How many images or videos the turns have a place for."""
+    return sum(turn.parts.count(mark) for turn in turns)
+
+
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """SHA-256 over prompts and decoded pixels, in order; every part is preceded by its length."""
+    """SHA-256 over prompts, chats and decoded pixels, in order; each part follows its length."""
     digest = hashlib.sha256()
     for sample in samples:
-        _feed(digest, sample.prompt.encode())
-        _feed(digest, str(len(sample.images)).encode())
-        for image in sample.images:
-            _feed(digest, f"{image.mode} {image.width} {image.height}".encode())
-            _feed(digest, image.tobytes())
+        _feed(digest, sample.prompt)
+        _feed_pixels(digest, sample.images)
+        if sample.turns or sample.videos:
+            # no part is as long as this says; sets without chats and videos keep their fingerprint
+            digest.update(b"\xff" * 8)
+            _feed_turns(digest, sample.turns)
+            _feed_videos(digest, sample.videos)
     return digest.hexdigest()
 
 
-def _feed(digest: hashlib._Hash, part: bytes) -> None:
+def _feed_turns(digest: hashlib._Hash, turns: Sequence[Turn]) -> None:
+    _feed(digest, str(len(turns)))
+    for turn in turns:
+        _feed(digest, f"{turn.role} {len(turn.parts)}")
+        for part in turn.parts:
+            _feed(digest, f"<{part.value}" if isinstance(part, Mark) else f">{part}")
+
+
+def _feed_videos(digest: hashlib._Hash, videos: Sequence[Video]) -> None:
+    _feed(digest, str(len(videos)))
+    for video in videos:
+        _feed(digest, repr((video.fps, video.timestamps, video.source_frames)))
+        _feed_pixels(digest, video.frames)
+
+
+def _feed_pixels(digest: hashlib._Hash, images: Sequence[Image]) -> None:
+    _feed(digest, str(len(images)))
+    for image in images:
+        _feed(digest, f"{image.mode} {image.width} {image.height}")
+        _feed(digest, image.tobytes())
+
+
+def _feed(digest: hashlib._Hash, part: bytes | str) -> None:
+    part = part.encode() if isinstance(part, str) else part
     digest.update(len(part).to_bytes(8, "big"))
     digest.update(part)

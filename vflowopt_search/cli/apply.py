@@ -12,12 +12,22 @@ import typer
 
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
 from vflowopt_search.cli.loading import ModelSource, load
-from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, TrustRemoteCode
+from vflowopt_search.cli.options import (
+    Device,
+    Dtype,
+    DtypeName,
+    Fps,
+    Frames,
+    Json,
+    TrustRemoteCode,
+)
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from vflowopt_search.calibration.samples import Sample, Video
 
 Tokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
 
@@ -28,7 +38,7 @@ class Answer:
 
     Attributes:
         seconds: wall time of prompt and answer together.
-        tokens_per_layer: visual tokens alive at every decoder layer.
+        tokens_per_layer: visual tokens alive at every decoder layer; empty where there are none.
     """
 
     text: str
@@ -39,24 +49,37 @@ class Answer:
 def apply(
     file: Annotated[Path, typer.Argument(help="A strategy file.")],
     model: Annotated[str, typer.Option(help="Hub name, folder, or `testbed`.")],
-    image: Annotated[list[Path], typer.Option(help="Image file; repeat for several.")],
-    prompt: Annotated[str, typer.Option(help="What to ask about the image.")],
+    prompt: Annotated[str, typer.Option(help="What to ask; <image> may say where one belongs.")],
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Image file; repeat for several.")
+    ] = None,
+    video: Annotated[
+        list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")
+    ] = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_new_tokens: Tokens = 64,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt about an image, without and with a strategy: text, tokens, time.
+    """Answer a prompt, without and with a strategy: text, tokens, time.
 
     Example: vflowopt-search apply runs/quickstart/strategy.json --model testbed
     --image scene.png --prompt "what color is the circle"
     """
+    from vflowopt_search.calibration.images import open_image
+    from vflowopt_search.calibration.video import read_video
+
     strategy = Strategy.load(file)
-    pictures = tuple(read_image(path) for path in image)
+    images = tuple(open_image(path) for path in image or [])
+    videos = tuple(read_video(path, frames=frames, fps=fps) for path in video or [])
+    sample = asked(prompt, images, videos, system)
     quiet_progress_bars()
     loaded = load(ModelSource(model, device, dtype.value, trust_remote_code))
-    whole, pruned = answers(loaded, strategy, pictures, prompt, max_new_tokens)
+    whole, pruned = answers(loaded, strategy, sample, max_new_tokens)
     if as_json:
         print_json({"strategy": strategy.name, "unpruned": asdict(whole), "pruned": asdict(pruned)})
         return
@@ -64,52 +87,53 @@ def apply(
     stdout().print(table(("", "answer", "visual tokens by layer", "time"), rows))
 
 
-def read_image(path: Path) -> Image:
-    """An image file as RGB, upright, by the same rules as calibration samples.
+def asked(
+    prompt: str,
+    images: tuple[Image, ...],
+    videos: tuple[Video, ...] = (),
+    system: str | None = None,
+) -> Sample:
+    """The prompt as a sample, images before the words unless as many marks say where they belong.
 
     Raises:
-        CalibrationError: the file is not there or is not an image.
+        CalibrationError: the prompt has no words.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from vflowopt_search.calibration.conversations import arranged, is_usual, single_question
+    from vflowopt_search.calibration.samples import Mark, Sample, Turn
 
-    from vflowopt_search.calibration.images import to_rgb
-
-    try:
-        with Image.open(path) as picture:
-            upright: Any = ImageOps.exif_transpose(picture)  # a copy: the file is closed behind it
-            return to_rgb(upright)
-    except UnidentifiedImageError as error:
-        raise CalibrationError(f"{path} is not an image that can be read; convert it") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CalibrationError(f"{path} cannot be read ({reason}); check the path") from error
+    chat = single_question(prompt, [Turn("system", (system,))] if system else [])
+    if not chat.question:
+        raise CalibrationError(f"the prompt {prompt!r} has no words; ask something")
+    turns = arranged(chat.turns, {Mark.IMAGE: len(images), Mark.VIDEO: len(videos)})
+    return Sample(
+        id="prompt",
+        prompt=chat.question,
+        images=images,
+        turns=() if is_usual(turns) else turns,
+        videos=videos,
+    )
 
 
 def answers(
-    loaded: tuple[Any, Any],
-    strategy: Strategy,
-    images: tuple[Image, ...],
-    prompt: str,
-    max_new_tokens: int,
+    loaded: tuple[Any, Any], strategy: Strategy, sample: Sample, max_new_tokens: int
 ) -> tuple[Answer, Answer]:
     """The answer of the whole model and of the pruned one, each timed after a warm-up."""
     from vflowopt_search.calibration.encoding import encode
-    from vflowopt_search.calibration.samples import Sample
     from vflowopt_search.deploy import pruned
 
     model, processor = loaded
-    inputs = encode(processor, [Sample(id="prompt", prompt=prompt, images=images)], model.device)
+    inputs = encode(processor, [sample], model.device)
     _generate(model, inputs, 1)  # the first call also sets up threads, kernels and caches
     with pruned(model, strategy) as applied:
         _generate(model, inputs, 1)
         short_ids, short_time = _generate(model, inputs, max_new_tokens)
-        assert applied.last is not None  # the prompt has images
-        last = applied.last
+        last = applied.last  # None for a prompt without images
     whole_ids, whole_time = _generate(model, inputs, max_new_tokens)
-    depth = len(last.tokens_per_layer[0])
+    alive = [] if last is None else list(last.tokens_per_layer[0])
+    before = [] if last is None else [last.visual_tokens[0]] * len(alive)
     return (
-        Answer(_text(processor, whole_ids), whole_time, [last.visual_tokens[0]] * depth),
-        Answer(_text(processor, short_ids), short_time, list(last.tokens_per_layer[0])),
+        Answer(_text(processor, whole_ids), whole_time, before),
+        Answer(_text(processor, short_ids), short_time, alive),
     )
 
 
@@ -142,4 +166,6 @@ def _row(answer: Answer) -> tuple[str, str, str]:
         else:
             runs.append([tokens, 1])
     kept = ", ".join(f"{tokens} x {layers}" for tokens, layers in runs)
+    if not any(answer.tokens_per_layer):
+        kept = "no visual tokens, nothing to prune"
     return answer.text, kept, f"{answer.seconds:.3f} s"

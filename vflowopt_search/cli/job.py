@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from vflowopt_search.recipe import StudyRecipe
 
 QUICKSTART = "quickstart"
 RUNS = Path("runs")
-COLUMNS = ("image", "prompt", "answer", "id", "group")
+COLUMNS = ("image", "prompt", "answer", "id", "group", "video")
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,17 @@ class DataOptions:
         split: of a dataset; None takes its only or training one.
         columns: our name to theirs; what is missing is guessed.
         prompt: asked about every image, where the data has no prompts.
+        turns: of conversations the "first" exchange, or "all" up to the last question.
+        frames: taken of each video, evenly spread; None is 8.
+        fps: frames of each second of a video instead.
     """
 
     split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     prompt: str | None = None
+    turns: Literal["first", "all"] = "first"
+    frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,8 @@ def resolve_output(output: Path | None, study: str | None, model: str | None) ->
     return RUNS / Path(study or QUICKSTART).stem
 
 
-def parse_columns(text: str | None) -> dict[str, str]:
-    """`image=picture,prompt=question` as a mapping.
+def parse_columns(text: str | None, video: str | None = None) -> dict[str, str]:
+    """`image=picture,prompt=question` as a mapping; `video` is a column named by itself.
 
     Raises:
         typer.BadParameter: not of this form, or no such field.
@@ -120,4 +126,5 @@ def parse_columns(text: str | None) -> dict[str, str]:
                 f"write image=picture,prompt=question",
                 param_hint="--columns",
             )
-    return {ours.strip(): theirs.strip() for ours, theirs in pairs}
+    columns = {ours.strip(): theirs.strip() for ours, theirs in pairs}
+    return columns if video is None else columns | {"video": video}

@@ -29,10 +29,22 @@ class MetricName(StrEnum):
     total_variation = "total_variation"
 
 
+class Turns(StrEnum):
+    """How much of a conversation is read: its first exchange, or all up to the last question."""
+
+    first = "first"
+    all = "all"
+
+
 # Of several commands.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.", rich_help_panel=_MODEL)]
 Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.", rich_help_panel=_MODEL)]
+Frames = Annotated[
+    int | None,
+    typer.Option(min=1, help="Frames of each video, evenly spread; 8 unless said."),
+]
+Fps = Annotated[float | None, typer.Option(help="Instead: frames of each second of a video.")]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -86,6 +98,18 @@ Columns = Annotated[
 Prompt = Annotated[
     str | None,
     typer.Option(help="Asked of every image, instead of the data's own.", rich_help_panel=_DATA),
+]
+VideoColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of video files or lists of frames.", rich_help_panel=_DATA),
+]
+ReadTurns = Annotated[
+    Turns,
+    typer.Option(
+        "--turns",
+        help="Of conversations: the first exchange, or all up to the last question.",
+        rich_help_panel=_DATA,
+    ),
 ]
 Samples = Annotated[
     int | None,

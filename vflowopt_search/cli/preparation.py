@@ -79,8 +79,9 @@ def chosen_samples(job: Job) -> CalibrationSet:
     if recipe.calibration == SHIPPED:
         if data != DataOptions():
             raise CalibrationError(
-                "--split, --columns and --prompt describe data of your own, but the calibration "
-                "samples are the shipped ones; name your data with --calibration"
+                "--split, --columns, --prompt, --turns, --frames and the like describe data of "
+                "your own, but the calibration samples are the shipped ones; name your data with "
+                "--calibration"
             )
         from vflowopt_search.testbed.data import calibration_dataset
 
@@ -89,10 +90,12 @@ def chosen_samples(job: Job) -> CalibrationSet:
     return load_calibration(
         recipe.calibration,
         split=data.split,
-        columns=Columns(**data.columns),
+        columns=Columns(**data.columns, turns=data.turns),
         num_samples=recipe.samples,
         seed=recipe.seed,
         prompt=data.prompt,
+        frames=data.frames,
+        fps=data.fps,
     )
 
 

@@ -19,6 +19,10 @@ def search(
     split: options.Split = None,
     columns: options.Columns = None,
     prompt: options.Prompt = None,
+    video_column: options.VideoColumn = None,
+    turns: options.ReadTurns = options.Turns.first,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
     samples: options.Samples = None,
     space: options.Space = None,
     retain: options.Retain = None,
@@ -66,7 +70,9 @@ def search(
     job = Job(
         recipe=recipe,
         source=ModelSource(recipe.model, device, dtype.value, trust_remote_code, random_init),
-        data=DataOptions(split, parse_columns(columns), prompt),
+        data=DataOptions(
+            split, parse_columns(columns, video_column), prompt, turns.value, frames, fps
+        ),
         output=resolve_output(output, study, model),
         storage=storage,
         batch_size=batch_size,

@@ -13,7 +13,12 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from vflowopt_search.importance.signals import TokenGrid, VisualSignals, present
+from vflowopt_search.importance.signals import (
+    TileAttention,
+    TokenGrid,
+    VisualSignals,
+    present,
+)
 
 
 class ImportanceScore(Protocol):
@@ -46,13 +51,19 @@ class ReceivedAttention:
 
     def __call__(self, signals: VisualSignals) -> tuple[Tensor, ...]:
         """s = c + entropy_weight * softmax(e) in each tile, then to tokens."""
-        attention = present(signals.attention, "attention")
-        context_TP = context_tokens(attention.received(), self.context_threshold)
-        score_TP = attention.relevance(context_TP)
+        runs = [self.relevance(run) for run in present(signals.attention, "attention")]
         if self.entropy_weight:
-            entropy_TP = present(signals.entropy_TP, "entropy").float()
-            score_TP = score_TP + self.entropy_weight * entropy_TP.softmax(-1)
-        return signals.to_tokens(score_TP)
+            entropy = present(signals.entropy, "entropy")
+            runs = [
+                score_TP + self.entropy_weight * entropy_TP.float().softmax(-1)
+                for score_TP, entropy_TP in zip(runs, entropy, strict=True)
+            ]
+        return signals.to_tokens(runs)
+
+    def relevance(self, attention: TileAttention) -> Tensor:
+        """c: mean attention from the context tokens of a run, shape (T, P)."""
+        context_TP = context_tokens(attention.received(), self.context_threshold)
+        return attention.relevance(context_TP)
 
 
 def context_tokens(received_TP: Tensor, threshold: float) -> Tensor:

@@ -1,6 +1,7 @@
 """What the pruning engine must know of a model; adapters provide it.
 
-Shape suffixes: T = tiles the vision tower sees, C = channels, H, W = pixels of a tile.
+Shape suffixes: B = batch rows, S = unpruned sequence, K = tokens held, T = tiles of a run,
+P = patches of a tile, X = pixels of a patch.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from vflowopt_search.importance.signals import ImageGeometry
+from vflowopt_search.strategy import PixelScale
 
 
 class Anatomy(Protocol):
@@ -43,7 +45,7 @@ class Anatomy(Protocol):
 
     @property
     def vision_tower(self) -> Any:
-        """The vision encoder; its first argument is the tiles' pixels (T, C, H, W)."""
+        """The vision encoder; its first argument is pixels."""
         ...
 
     @property
@@ -57,13 +59,23 @@ class Anatomy(Protocol):
         ...
 
     @property
-    def patch_size(self) -> int:
-        """Side of the square of pixels that feeds one patch."""
+    def num_suffix_tokens(self) -> int:
+        """Tokens of the vision encoder behind the patches of a tile."""
+        ...
+
+    @property
+    def vision_layers(self) -> tuple[int, ...]:
+        """Vision layers whose attention spans a whole tile, so that it may score importance."""
         ...
 
     @property
     def image_token_id(self) -> int:
-        """Token id of the placeholder of one visual token."""
+        """Token id of the placeholder of one visual token of an image."""
+        ...
+
+    @property
+    def video_token_id(self) -> int | None:
+        """Token id of the placeholder of one visual token of a video; None: videos are refused."""
         ...
 
     @property
@@ -77,4 +89,28 @@ class Anatomy(Protocol):
 
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """Geometry of each image of one `get_image_features` call, from the call's arguments."""
+        ...
+
+    def videos(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
+        """Geometry of each video of one `get_video_features` call, from the call's arguments."""
+        ...
+
+    def patch_order(
+        self, images: Sequence[ImageGeometry], call: Mapping[str, Any]
+    ) -> Tensor | None:
+        """Where each patch, in tile order, stands in the encoder's sequence; None: where it is."""
+        ...
+
+    def gray_tiles(
+        self, tower_inputs: Sequence[Tensor], images: Sequence[ImageGeometry], pixels: PixelScale
+    ) -> tuple[Tensor, ...]:
+        """Grey levels of every patch's pixels, uint8 (T, P, X) per run, in tile order."""
+        ...
+
+    def blocks(self, call: Mapping[str, Any]) -> Tensor | None:
+        """Blocks in which tokens see each other both ways, (B, S), -1 outside; None: no blocks."""
+        ...
+
+    def layer_mask(self, kind: str, blocks_BK: Tensor | None, **options: Any) -> Any:
+        """The mask that transformers gives a decoder layer of this kind."""
         ...

@@ -1,11 +1,12 @@
 """Prune a stock transformers model from outside: hooks on the base, backbone and layers.
 
-Shape suffixes: B = batch rows, S = unpruned sequence, N = visual tokens of a sample,
-K = tokens left, Q = new tokens, D = features.
+Shape suffixes: B = batch rows, S = unpruned sequence, K = tokens left, H = heads, N = keys,
+Q = new tokens, D = features.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,8 +17,15 @@ from transformers import DynamicCache
 
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.anatomy import Anatomy
+from vflowopt_search.pruning.forward import RUN, Forward, dense_deepstack, rows_at
+from vflowopt_search.pruning.inputs import (
+    mask_after,
+    refuse_positions_of_logits,
+    refuse_tokens,
+    valid_tokens,
+)
 from vflowopt_search.pruning.masks import LayerMasks
-from vflowopt_search.pruning.positions import gather_last, packed, positions_at
+from vflowopt_search.pruning.positions import gather_last, packed
 from vflowopt_search.pruning.prefill import Prefill
 from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.record import Applied
@@ -30,7 +38,10 @@ from vflowopt_search.pruning.state import (
     state_of,
     whole_segment,
 )
+from vflowopt_search.pruning.training import Labels
 from vflowopt_search.strategy import Strategy
+
+DEEPSTACK = "deepstack_visual_embeds"
 
 
 class PruningEngine:
@@ -45,21 +56,23 @@ class PruningEngine:
         self.applied = applied
         self.scoring = Scoring(anatomy, strategy)
         self.later_layers = {s.layer: k for k, s in enumerate(strategy.stages) if s.layer > 0}
-        self._input_ids: Tensor | None = None
-        self._prefill: Prefill | None = None
-        self._state: PrunedState | None = None
-        self._masks: LayerMasks | None = None
+        self._call: dict[str, Any] = {}
+        self._labels: Labels | None = None
+        self._forward: Forward | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Prune inside the `with` block; everything is off again when it ends."""
         anatomy = self.anatomy
         with ExitStack() as stack:
+            # a model compiled before would run its graph without our hooks
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.callback(self._forget)
             stack.enter_context(self.scoring.recording())
             _hook(stack, anatomy.model, self.before_model)
             _hook(stack, anatomy.base, self.before_base)
             _hook(stack, anatomy.backbone, self.before_backbone)
+            stack.callback(anatomy.backbone.register_forward_hook(self.after_backbone).remove)
             for layer in self._touched_layers():
                 module = anatomy.decoder_layers[layer]
                 _hook(stack, module, _LayerHook(self, layer))
@@ -69,171 +82,195 @@ class PruningEngine:
             yield
 
     def _touched_layers(self) -> range:
-        """The layers from the first later stage on: they need a mask and positions of their own."""
+        """The layers from the first later stage on: they need a mask and positions of their own.
+
+        Where visual features are added between layers, all layers but the first.
+        """
         total = len(self.anatomy.decoder_layers)
+        if DEEPSTACK in inspect.signature(self.anatomy.backbone.forward).parameters:
+            return range(1, total)
         return range(min(self.later_layers, default=total), total)
 
     def _forget(self) -> None:
-        self._input_ids = self._prefill = self._state = self._masks = None
+        self._labels = self._forward = None
+        self._call = {}
 
     def before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Refuse what cannot be done right on a shortened sequence."""
-        if kwargs.get("labels") is not None:
-            raise UnsupportedError(
-                "labels were passed to a pruned model, whose logits are shorter than the labels; "
-                "compute the loss outside, or leave the `with pruned(...)` block for training"
-            )
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Refuse what cannot be done right on a shortened sequence; take labels in tow."""
+        keep = kwargs.get("logits_to_keep")
+        refuse_positions_of_logits(keep, bool(self.scoring.text_layers))
+        self._labels = None
+        if kwargs.get("labels") is None:
+            return None
+        self._labels = Labels(kwargs["labels"], kwargs.get("attention_mask"))
+        return args, kwargs | self._labels.arguments()
 
     def before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Remember the token ids, which show where the visual tokens are."""
-        self._input_ids = kwargs.get("input_ids", args[0] if args else None)
+        """Remember the arguments: token ids show where the visual tokens are."""
+        self._call = kwargs if not args else {"input_ids": args[0]} | kwargs
 
     def before_backbone(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start a prompt (the cache is empty) or go on with one."""
-        self._prefill = self._state = self._masks = None
+        self._forward = None
         cache = kwargs.get("past_key_values")
         if not is_empty(cache):
             return self._continue(args, kwargs, cache)
         if cache is not None:
             attach_state(cache, None)
-        self._check_inputs()
-        if self._num_visual() == 0:
+        input_ids = self._input_ids()
+        refuse_tokens(input_ids, self.anatomy.refused_tokens, self.anatomy.model_type)
+        kinds = self._kinds(input_ids)
+        if not any(bool(mask_BS.any()) for mask_BS in kinds.values()):
             self.scoring.forget_images()
             return None
-        return args, self._start(kwargs, cache)
+        self.scoring.provide_encoded(self._call.get("mm_encoder_outputs"))
+        return args, self._start(kwargs, cache, kinds)
 
-    def _num_visual(self) -> int:
-        if self._input_ids is None:
+    def after_backbone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Let labels follow the tokens that came out."""
+        if self._labels is not None and self._forward is not None:
+            self._labels.follow(self._forward.state.segments[-1])
+
+    def _input_ids(self) -> Tensor:
+        ids = self._call.get("input_ids")
+        if ids is None:
             raise UnsupportedError(
                 "the model was given inputs_embeds without input_ids, so that visual tokens "
                 "cannot be told from text; pass input_ids (and pixel_values) instead"
             )
-        return int((self._input_ids == self.anatomy.image_token_id).sum())
+        return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
 
-    def _check_inputs(self) -> None:
-        """Refuse visual tokens that would silently stay unpruned."""
-        if self._input_ids is None:
-            return
-        for token, what in self.anatomy.refused_tokens.items():
-            if bool((self._input_ids == token).any()):
-                raise UnsupportedError(
-                    f"the prompt has {what}, which is not pruned on {self.anatomy.model_type} "
-                    "models; give images, or leave the `with pruned(...)` block for this prompt"
-                )
+    def _kinds(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Where the visual tokens of each kind are, boolean (B, S)."""
+        kinds = {"image": input_ids == self.anatomy.image_token_id}
+        video = self.anatomy.video_token_id
+        if video is not None and video != self.anatomy.image_token_id:
+            kinds["video"] = input_ids == video
+        return kinds
 
-    def _start(self, kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
+    def _start(
+        self, kwargs: dict[str, Any], cache: Any, kinds: dict[str, Tensor]
+    ) -> dict[str, Any]:
         """Stage 0: shorten embeddings, positions and mask before the first layer sees them."""
-        assert self._input_ids is not None
         cache = self._with_cache(kwargs, cache)
-        visual_BS = self._input_ids == self.anatomy.image_token_id
-        valid_BS = _valid(kwargs, visual_BS)
-        prefill = Prefill(self.strategy, self.scoring, visual_BS, valid_BS)
-        state = PrunedState([whole_segment(valid_BS)], visual_BS.shape[1])
+        given = kwargs.get("attention_mask")
+        valid_BS = valid_tokens(self._call.get("attention_mask"), given, kinds["image"])
+        prefill = Prefill(self.strategy, self.scoring, kinds, valid_BS)
+        state = PrunedState([whole_segment(valid_BS)], valid_BS.shape[1])
+        masks = LayerMasks(self.anatomy, cache, blocks_BS=self.anatomy.blocks(self._call))
+        self._forward = Forward(state, masks, self.later_layers, prefill)
+        self.applied.watch(prefill.reader(len(self.anatomy.decoder_layers)))
         if self.strategy.stages[0].layer == 0:
             embeds_BSD = prefill.first_stage(kwargs["inputs_embeds"])
             if int(prefill.alive_BS.sum()) < int(valid_BS.sum()):
                 state.segments, state.shortened = [segment_of(prefill.alive_BS, 0)], True
-                kwargs = self._shortened(kwargs | {"inputs_embeds": embeds_BSD}, state)
+        if state.shortened or self.later_layers:
+            kwargs = self._without_deepstack(kwargs, self._forward, prefill)
+        if state.shortened:
+            kwargs = self._shortened(kwargs | {"inputs_embeds": embeds_BSD}, self._forward)
         if cache is not None:
             attach_state(cache, state)
-        self._prefill, self._state = prefill, state
-        self._masks = LayerMasks(self.anatomy.backbone.config, cache, None)
-        self.applied.watch(prefill.reader(len(self.anatomy.decoder_layers)))
         return kwargs
 
     def _with_cache(self, kwargs: dict[str, Any], cache: Any) -> Any:
         """The cache this prefill will fill: the backbone would make its own after our hook."""
-        config = self.anatomy.backbone.config
+        backbone = self.anatomy.backbone
+        if backbone.training and getattr(backbone, "gradient_checkpointing", False):
+            return cache  # transformers leaves it unused
         use_cache = kwargs.get("use_cache")
-        if cache is None and (config.use_cache if use_cache is None else use_cache):
-            cache = kwargs["past_key_values"] = DynamicCache(config=config)
+        if cache is None and (backbone.config.use_cache if use_cache is None else use_cache):
+            cache = kwargs["past_key_values"] = DynamicCache(config=backbone.config)
         return cache
 
-    def _shortened(self, kwargs: dict[str, Any], state: PrunedState) -> dict[str, Any]:
+    def _without_deepstack(
+        self, kwargs: dict[str, Any], forward: Forward, prefill: Prefill
+    ) -> dict[str, Any]:
+        """Take over the features that the backbone would add at places of the unpruned sequence."""
+        embeds = kwargs.get(DEEPSTACK)
+        if embeds is None:
+            return kwargs
+        visual_BS = kwargs["visual_pos_masks"]
+        forward.deepstack = dense_deepstack(visual_BS, embeds, kwargs["inputs_embeds"], prefill)
+        return kwargs | {DEEPSTACK: None, "visual_pos_masks": None}
+
+    def _shortened(self, kwargs: dict[str, Any], forward: Forward) -> dict[str, Any]:
         """The backbone's arguments on the tokens of the first segment."""
-        embeds_BSD, first = kwargs["inputs_embeds"], state.segments[0]
+        embeds_BSD, state = kwargs["inputs_embeds"], forward.state
+        first = state.segments[0]
         position_ids = kwargs.get("position_ids")
         if position_ids is None:
             position_ids = torch.arange(embeds_BSD.shape[1], device=embeds_BSD.device)[None]
         position_ids = gather_last(position_ids, first.index_BK)
         if self.strategy.positions == "packed":
             position_ids, state.shift_B = packed(position_ids, first)
-        index_BKD = first.index_BK[..., None].expand(-1, -1, embeds_BSD.shape[2])
+        embeds_BKD = rows_at(embeds_BSD, first.index_BK)
+        mask = forward.masks.for_backbone(kwargs.get("attention_mask"), first, embeds_BKD)
         return kwargs | {
-            "inputs_embeds": embeds_BSD.gather(1, index_BKD),
+            "inputs_embeds": embeds_BKD,
             "position_ids": position_ids,
-            "attention_mask": first.valid_BK.long(),
+            "attention_mask": mask,
         }
 
     def _continue(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], cache: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
-        state = state_of(cache)
-        if self.scoring.forget_images():
+        num_new = kwargs["inputs_embeds"].shape[1]
+        if self.scoring.forget_images() or self._adds_images(num_new):
             raise UnsupportedError(
-                "an image was added to a conversation whose first turn is already in the cache; "
-                "pruning reads all images in the first forward: start from an empty cache"
+                "an image came after the first part of its prompt was in the cache (a later turn, "
+                "or prefill_chunk_size); pruning reads all images in the first forward: start "
+                "from an empty cache, and prefill in one piece"
             )
+        state = state_of(cache)
         if state is None:
             return None
-        self._state = state
-        num_new = kwargs["inputs_embeds"].shape[1]
-        tail_BQ = _tail(kwargs.get("attention_mask"), state.length)
-        self._masks = LayerMasks(self.anatomy.backbone.config, cache, tail_BQ)
+        tail_BQ = mask_after(self._call.get("attention_mask"), state.length)
+        masks = LayerMasks(self.anatomy, cache, tail_BQ=tail_BQ)
+        self._forward = Forward(state, masks, self.later_layers)
         if not state.shortened:
             return None
-        valid = self._masks.valid(state.segments[0], 0, num_new)
+        given, first = kwargs.get("attention_mask"), state.segments[0]
+        mask = masks.for_backbone(given, first, kwargs["inputs_embeds"])
         position_ids = kwargs.get("position_ids")
+        if position_ids is not None:  # hand-written loops may pass those of the whole sequence
+            position_ids = position_ids[..., -num_new:]
         if state.shift_B is not None:
             if position_ids is None:
                 seen = int(cache.get_seq_length())
                 new = torch.arange(seen, seen + num_new, device=state.shift_B.device)
                 position_ids = new[None]
             position_ids = position_ids - state.shift_B[:, None]
-        return args, kwargs | {"attention_mask": valid, "position_ids": position_ids}
+        return args, kwargs | {"attention_mask": mask, "position_ids": position_ids}
+
+    def _adds_images(self, num_new: int) -> bool:
+        """Whether several new tokens hold a visual one; a generated token never is."""
+        ids = self._call.get("input_ids")
+        if num_new == 1 or ids is None:
+            return False
+        return any(bool(mask.any()) for mask in self._kinds(ids[:, -num_new:]).values())
 
     def before_layer(
         self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Prune if a stage starts here; give the layer its own mask and positions."""
-        state = self._state
-        if state is None or self._masks is None:
+        forward = self._forward
+        if self.anatomy.backbone.training:
+            forward = _forward_of(kwargs, forward)
+        if forward is None:
             return None
-        hidden = args[0]
-        if self._prefill is not None and layer in self.later_layers:
-            hidden = self._later_stage(self._prefill, state, layer, hidden)
-        segment = state.segment_at(layer)
-        first = state.segments[0]
-        if segment is first:
-            return None
-        mask = self._masks.mask(segment, layer, hidden)
-        kwargs = kwargs | {"attention_mask": mask}
-        if self._prefill is not None:
-            kwargs |= positions_at(kwargs, first.places(segment))
+        hidden, kwargs = forward.before_layer(layer, args[0], kwargs)
         return (hidden, *args[1:]), kwargs
-
-    def _later_stage(
-        self, prefill: Prefill, state: PrunedState, layer: int, hidden_BKD: Tensor
-    ) -> Tensor:
-        """Drop what stage `layer` drops from the hidden states; opens a segment if any went."""
-        before = state.segments[-1]
-        prefill.later_stage(self.later_layers[layer])
-        after = segment_of(prefill.alive_BS, layer)
-        if int(after.valid_BK.sum()) == int(before.valid_BK.sum()):
-            return hidden_BKD
-        state.segments.append(after)
-        place_BKD = before.places(after)[..., None].expand(-1, -1, hidden_BKD.shape[2])
-        return hidden_BKD.gather(1, place_BKD)
 
     def _see_text(self, query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> None:
         """File the last prompt token's attention to the visual tokens for the next stage."""
-        if self._prefill is not None and self._state is not None:
-            self._prefill.see_text(query_BHQD, key_BHND, scale, self._state.segments[-1])
+        if self._forward is not None and self._forward.prefill is not None:
+            segment = self._forward.state.segments[-1]
+            self._forward.prefill.see_text(query_BHQD, key_BHND, scale, segment)
 
 
 class _LayerHook:
@@ -250,21 +287,17 @@ def _hook(stack: ExitStack, module: nn.Module, hook: Any) -> None:
     stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
-def _valid(kwargs: dict[str, Any], visual_BS: Tensor) -> Tensor:
-    """True at real tokens, False at padding, shape (B, S)."""
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        return torch.ones_like(visual_BS)
-    if not isinstance(mask, Tensor) or mask.dim() != 2:
-        raise UnsupportedError(
-            "the prompt came with a prepared 4-D attention mask (a static cache or a custom mask), "
-            "which does not say which tokens are padding; pass the 2-D mask and a dynamic cache"
-        )
-    return mask.to(visual_BS.device).bool()
+def _forward_of(kwargs: dict[str, Any], newest: Forward | None) -> Forward | None:
+    """The forward that a layer's call belongs to.
 
-
-def _tail(attention_mask: Any, length: int) -> Tensor | None:
-    """The part of a 2-D mask that speaks of tokens after the prompt, None if all are real."""
-    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
-        return None
-    return attention_mask[:, length:].bool()
+    The backward of gradient checkpointing runs layers again, maybe after a later forward began;
+    the rotary embeddings are the same objects then.
+    """
+    rotary = kwargs.get("position_embeddings")
+    mark = rotary[0] if isinstance(rotary, tuple) else rotary
+    if mark is None:
+        return newest
+    if not hasattr(mark, RUN):
+        setattr(mark, RUN, newest)
+    found: Forward | None = getattr(mark, RUN)
+    return found

@@ -5,27 +5,37 @@ Shape suffixes: B = batch rows, K = tokens held, Q = new tokens, D = features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
 
+from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.state import Segment
 
 
 class LayerMasks:
     """The masks of one forward, one per segment and layer type."""
 
-    def __init__(self, config: Any, cache: Any, tail_BQ: Tensor | None) -> None:
-        """Masks for the layers of `config`.
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        cache: Any,
+        *,
+        tail_BQ: Tensor | None = None,
+        blocks_BS: Tensor | None = None,
+    ) -> None:
+        """Masks for the layers of a model.
 
         Args:
-            config: the backbone's configuration.
+            anatomy: the model's parts.
             cache: the cache of this forward, None without one.
             tail_BQ: which of the tokens after the prompt are real; None when all are.
+            blocks_BS: blocks of the prompt in which tokens see each other both ways, -1 outside.
         """
-        self.config, self.cache, self.tail_BQ = config, cache, tail_BQ
+        self.anatomy, self.config = anatomy, anatomy.backbone.config
+        self.cache, self.tail_BQ, self.blocks_BS = cache, tail_BQ, blocks_BS
         self._made: dict[tuple[int, str], Any] = {}
 
     def valid(self, segment: Segment, layer: int, num_new: int) -> Tensor:
@@ -43,8 +53,9 @@ class LayerMasks:
         """The mask transformers would give this layer, had the model never seen the others."""
         kind = _layer_type(self.config, layer)
         if (segment.start, kind) not in self._made:
-            build: Any = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING[kind]
-            self._made[segment.start, kind] = build(
+            self._made[segment.start, kind] = self.anatomy.layer_mask(
+                kind,
+                self._blocks(segment),
                 config=self.config,
                 inputs_embeds=hidden_BQD,
                 attention_mask=self.valid(segment, layer, hidden_BQD.shape[1]),
@@ -53,6 +64,29 @@ class LayerMasks:
                 layer_idx=layer,
             )
         return self._made[segment.start, kind]
+
+    def for_backbone(self, given: Any, segment: Segment, hidden_BQD: Tensor) -> Any:
+        """Masks of the first segment in the form that the backbone was given: 2-D, 4-D or by kind.
+
+        A backbone that is given one mask for all its layers makes them of one kind.
+        """
+        if isinstance(given, Mapping):
+            kinds = [_layer_type(self.config, i) for i in range(len(self.anatomy.decoder_layers))]
+            return {
+                kind: self.mask(segment, kinds.index(kind), hidden_BQD) if kind in kinds else mask
+                for kind, mask in given.items()
+            }
+        if isinstance(given, Tensor) and given.dim() == 4:
+            return self.mask(segment, 0, hidden_BQD)
+        return self.valid(segment, 0, hidden_BQD.shape[1])
+
+    def _blocks(self, segment: Segment) -> Tensor | None:
+        """The blocks of a segment's tokens; padding belongs to none."""
+        if self.blocks_BS is None:
+            return None
+        index_BK = segment.index_BK.to(self.blocks_BS.device)
+        blocks_BK = self.blocks_BS.gather(1, index_BK)
+        return torch.where(segment.valid_BK.to(blocks_BK.device), blocks_BK, -1)
 
 
 def _held(cache: Any, layer: int) -> int:

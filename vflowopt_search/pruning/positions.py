@@ -39,10 +39,11 @@ def positions_at(kwargs: dict[str, Any], place_BK: Tensor) -> dict[str, Any]:
     taken: dict[str, Any] = {}
     if isinstance(kwargs.get("position_ids"), Tensor):
         taken["position_ids"] = gather_last(kwargs["position_ids"], place_BK)
-    if kwargs.get("position_embeddings") is not None:
-        taken["position_embeddings"] = tuple(
-            _gather_rows(part, place_BK) for part in kwargs["position_embeddings"]
-        )
+    rotary = kwargs.get("position_embeddings")
+    if isinstance(rotary, Tensor):  # llama4 holds both parts in one complex number
+        taken["position_embeddings"] = _gather_rows(rotary, place_BK)
+    elif rotary is not None:
+        taken["position_embeddings"] = tuple(_gather_rows(part, place_BK) for part in rotary)
     return taken
 
 

@@ -6,6 +6,7 @@ K = tokens of a segment, Q = queries, H = heads, D = features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +16,14 @@ from vflowopt_search.budget import kept_counts
 from vflowopt_search.importance.signals import TokenGrid
 from vflowopt_search.ops.attention import text_attention
 from vflowopt_search.ops.merge import merge_tokens
-from vflowopt_search.pruning.plan import Merge, best_of_alive, grid_cells, ranking, recycle
+from vflowopt_search.pruning.plan import (
+    Merge,
+    best_of_alive,
+    grid_cells,
+    join_grids,
+    ranking,
+    recycle,
+)
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.pruning.scoring import TEXT, Scoring
 from vflowopt_search.pruning.state import Segment
@@ -31,16 +39,31 @@ class Prefill:
     """
 
     def __init__(
-        self, strategy: Strategy, scoring: Scoring, visual_BS: Tensor, valid_BS: Tensor
+        self,
+        strategy: Strategy,
+        scoring: Scoring,
+        kinds: Mapping[str, Tensor],
+        valid_BS: Tensor,
     ) -> None:
+        """Score the visual tokens of a prompt.
+
+        Args:
+            strategy: what to do.
+            scoring: knows the images that were encoded.
+            kinds: "image" and perhaps "video" to where their tokens are, boolean (B, S).
+            valid_BS: False at padding.
+        """
         self.strategy, self.scoring = strategy, scoring
+        visual_BS = torch.stack(list(kinds.values())).any(0)
         self.alive_BS = valid_BS.clone()
         self.num_text = (valid_BS & ~visual_BS).sum(1)
         self.positions = [row.nonzero().squeeze(1) for row in visual_BS]
         sizes = [len(row) for row in self.positions]
         self.counts = [kept_counts(strategy.stages, size) for size in sizes]
         self.alive = [torch.arange(size, device=visual_BS.device) for size in sizes]
-        self.scores, self.grids = scoring.vision_scores(sizes)
+        self.scores, self.grids = in_prompt_order(
+            kinds, self.positions, *scoring.vision_scores({k: _counts(m) for k, m in kinds.items()})
+        )
         self.merges: list[Merge | None] = [None] * len(sizes)
         self._kept: dict[int, list[Tensor]] = {}
 
@@ -55,11 +78,11 @@ class Prefill:
                 self._keep(row, best_of_alive(order_N, self.alive[row], count))
                 continue
             cell_N = grid_cells(grid, self.strategy.recycling.cell)
-            score_N = self.scores[self.scoring.name_of(self.strategy.stages[0])][row]
+            score_N = self.scores[self._first_score()][row]
             kept, self.merges[row] = recycle(score_N, order_N, cell_N, count)
             self._keep(row, kept)
         self._file(0)
-        return self._with_recycled(embeds_BSD)
+        return self.with_recycled(embeds_BSD)
 
     def later_stage(self, number: int) -> None:
         """Choose at stage `number`, whose layer is 1 or more."""
@@ -91,11 +114,15 @@ class Prefill:
             tokens_per_layer=[self._per_layer(row, num_layers) for row in range(len(self.alive))],
             kept=dict(self._kept),
             recycled=[self._recycled(row) for row in range(len(self.alive))],
+            importance=list(self.scores.get(self._first_score(), [])),
         )
 
     def reader(self, num_layers: int) -> partial[LastPrefill]:
         """A function that makes the record when it is wanted."""
         return partial(self.record, num_layers)
+
+    def _first_score(self) -> str:
+        return self.scoring.name_of(self.strategy.stages[0])
 
     def _order(self, row: int, grid: TokenGrid, number: int) -> Tensor:
         name = self.scoring.name_of(self.strategy.stages[number])
@@ -112,8 +139,8 @@ class Prefill:
             position[alive] for position, alive in zip(self.positions, self.alive, strict=True)
         ]
 
-    def _with_recycled(self, embeds_BSD: Tensor) -> Tensor:
-        """Write each merged token over its anchor; all rows in one call."""
+    def with_recycled(self, embeds_BSD: Tensor) -> Tensor:
+        """Values per token with each merged token's mean at its anchor; all rows in one call."""
         features, weights, groups, rows, anchors = [], [], [], [], []
         num_groups = 0
         for row, merge in enumerate(self.merges):
@@ -146,3 +173,51 @@ class Prefill:
             int(position_N[anchor]): position_N[merge.group_N == group].tolist()
             for group, anchor in enumerate(merge.anchor_G.tolist())
         }
+
+
+def _counts(mask_BS: Tensor) -> list[int]:
+    counts: list[int] = mask_BS.sum(1).tolist()
+    return counts
+
+
+def in_prompt_order(
+    kinds: Mapping[str, Tensor],
+    positions: Sequence[Tensor],
+    scores: Mapping[str, list[Tensor]],
+    grids: Sequence[Sequence[TokenGrid]],
+) -> tuple[dict[str, list[Tensor]], list[TokenGrid | None]]:
+    """Scores and grids that list images before videos, in the order of the prompt.
+
+    Args:
+        kinds: kind to where its tokens are, boolean (B, S), in the order of the lists.
+        positions: of the visual tokens of each row in the sequence, ascending.
+        scores: name to one vector (N,) per row.
+        grids: the grids of each row's images.
+
+    Returns:
+        The scores, and one grid per row; None where a row has no visual tokens.
+    """
+    joined = [join_grids(row) if row else None for row in grids]
+    if sum(bool(mask_BS.any()) for mask_BS in kinds.values()) < 2:
+        return dict(scores), joined
+    place = [
+        torch.cat([mask_BS[row][position].nonzero().squeeze(1) for mask_BS in kinds.values()])
+        for row, position in enumerate(positions)
+    ]
+    turned = {
+        name: [one[place[row].argsort()] if len(one) else one for row, one in enumerate(rows)]
+        for name, rows in scores.items()
+    }
+    return turned, [
+        None if grid is None else _reordered(grid, place[row].argsort())
+        for row, grid in enumerate(joined)
+    ]
+
+
+def _reordered(grid: TokenGrid, order_N: Tensor) -> TokenGrid:
+    return TokenGrid(
+        view_N=grid.view_N[order_N],
+        row_N=grid.row_N[order_N],
+        col_N=grid.col_N[order_N],
+        separator_N=grid.separator_N[order_N],
+    )

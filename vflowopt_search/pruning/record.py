@@ -22,6 +22,8 @@ class LastPrefill:
         kept: stage layer → per sample the positions in the unpruned sequence (padding counted)
             of the visual tokens alive from that layer on, ascending.
         recycled: per sample, position of a recycled token → the positions merged into it.
+        importance: per sample, the score of each visual token by which the first stage chose;
+            nothing where that was attention inside the decoder.
     """
 
     visual_tokens: list[int]
@@ -29,6 +31,7 @@ class LastPrefill:
     tokens_per_layer: list[list[int]]
     kept: dict[int, list[Tensor]]
     recycled: list[dict[int, list[int]]]
+    importance: list[Tensor]
 
 
 class Applied:

@@ -5,8 +5,9 @@ Shape suffixes: N = visual tokens of one sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,7 @@ from vflowopt_search.errors import StrategyError, UnsupportedError
 from vflowopt_search.importance.registry import make_score
 from vflowopt_search.importance.signals import TokenGrid, VisualSignals
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.plan import join_grids
-from vflowopt_search.pruning.vision import VisionRecorder
+from vflowopt_search.pruning.vision import SIGNALS, VisionRecorder
 from vflowopt_search.strategy import Stage, Strategy
 
 TEXT = "text_attention"
@@ -66,54 +66,79 @@ class Scoring:
         """Record the vision encoder inside the `with` block."""
         with self.recorder.recording():
             yield
-        self.recorder.call = None
+        self.recorder.calls.clear()
 
-    def provide(self, signals: VisualSignals) -> None:
+    def provide(self, signals: VisualSignals, kind: str = "image") -> None:
         """Use these signals for the next prompt, whose features were encoded before."""
-        self.recorder.call = signals
+        self.recorder.file(kind, signals)
+
+    def provide_encoded(self, outputs: Any) -> None:
+        """Use the signals that hang on features which were encoded inside the `with` block."""
+        for kind, output in (outputs or {}).items():
+            signals = getattr(output, SIGNALS, None)
+            if signals is not None:
+                self.provide(signals, kind)
 
     def forget_images(self) -> bool:
         """Drop what was recorded since the last prompt; whether there was anything."""
-        forgotten = self.recorder.call is not None
-        self.recorder.call = None
+        forgotten = bool(self.recorder.calls)
+        self.recorder.calls.clear()
         return forgotten
 
     def vision_scores(
-        self, row_tokens: Sequence[int]
-    ) -> tuple[dict[str, list[Tensor]], list[TokenGrid | None]]:
+        self, row_tokens: Mapping[str, Sequence[int]]
+    ) -> tuple[dict[str, list[Tensor]], list[list[TokenGrid]]]:
         """Vision-side scores of every row, by name, and the rows' grids; uses up the record.
 
         Args:
-            row_tokens: visual tokens of each batch row.
+            row_tokens: kind ("image", "video") to the visual tokens of each batch row.
+
+        Returns:
+            Per score and row one vector, and per row one grid for each image; images come before
+            videos.
 
         Raises:
             UnsupportedError: the images recorded are not those of the prompt.
         """
-        signals = self._take(sum(row_tokens))
-        images = signals.images
-        rows = assign_images(row_tokens, [len(image.grid) for image in images])
-        grids = [join_grids([images[i].grid for i in row]) if row else None for row in rows]
-        scores = {}
-        for name, score in self._scores.items():
-            if TEXT in score.needs:
+        num_rows = len(next(iter(row_tokens.values())))
+        grids: list[list[TokenGrid]] = [[] for _ in range(num_rows)]
+        parts: dict[str, list[list[Tensor]]] = {
+            name: [[] for _ in range(num_rows)]
+            for name, score in self._scores.items()
+            if TEXT not in score.needs
+        }
+        for kind, counts in row_tokens.items():
+            if sum(counts) == 0:
                 continue
-            each = score(signals.only(score.needs))
-            scores[name] = [torch.cat([each[i] for i in row]) if row else EMPTY for row in rows]
+            signals = self._take(kind, sum(counts))
+            rows = assign_images(counts, [len(image.grid) for image in signals.images])
+            for row, mine in enumerate(rows):
+                grids[row] += [signals.images[i].grid for i in mine]
+            for name, rows_of_parts in parts.items():
+                score = self._scores[name]
+                each = score(signals.only(score.needs))
+                for row, mine in enumerate(rows):
+                    rows_of_parts[row] += [each[i] for i in mine]
+        self.recorder.calls.clear()
+        scores = {
+            name: [torch.cat(row) if row else EMPTY for row in rows_of_parts]
+            for name, rows_of_parts in parts.items()
+        }
         return scores, grids
 
-    def _take(self, num_tokens: int) -> VisualSignals:
+    def _take(self, kind: str, num_tokens: int) -> VisualSignals:
         """The recorded signals, if they are those of a prompt with so many visual tokens."""
-        signals, self.recorder.call = self.recorder.call, None
+        signals = self.recorder.calls.get(kind)
         if signals is None:
             raise UnsupportedError(
-                "the prompt has visual tokens, but no image was encoded inside the "
-                "`with pruned(...)` block; pass pixel_values, not features encoded before"
+                f"the prompt has visual tokens, but no {kind} was encoded inside the "
+                "`with pruned(...)` block; pass pixels, or features encoded inside the block"
             )
         encoded = sum(len(image.grid) for image in signals.images)
         if encoded == 0 or num_tokens % encoded != 0:
             raise UnsupportedError(
-                f"the prompt has {num_tokens} visual tokens but the images encoded give {encoded}; "
-                "pass the images of exactly this prompt"
+                f"the prompt has {num_tokens} visual tokens but the {kind}s encoded give {encoded};"
+                f" pass the {kind}s of exactly this prompt"
             )
         return signals
 

@@ -5,7 +5,7 @@ Shape suffixes: B = batch rows, S = unpruned sequence, K = tokens left, Q = new 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -70,12 +70,14 @@ class PrunedState:
         length: tokens of the unpruned prompt, padding included.
         shortened: whether stage 0 removed anything, so that layer 0 holds fewer tokens.
         shift_B: how far positions moved forward by packing, None for original positions.
+        staged: layers whose stage has run.
     """
 
     segments: list[Segment]
     length: int
     shortened: bool = False
     shift_B: Tensor | None = None
+    staged: set[int] = field(default_factory=set)
 
     def segment_at(self, layer: int) -> Segment:
         """The segment that a decoder layer belongs to."""

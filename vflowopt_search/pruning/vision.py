@@ -1,13 +1,10 @@
-"""Record what importance needs of the vision encoder while the model encodes its images.
-
-Shape suffixes: T = tiles, P = patches of a tile, C = channels, H, W = pixels of a tile.
-"""
+"""Record what importance needs of the vision encoder while the model encodes images and videos."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,38 +12,49 @@ from typing import Any
 from torch import Tensor
 
 from vflowopt_search.importance.signals import ImageGeometry, ProjectedAttention, VisualSignals
-from vflowopt_search.ops.entropy import gray_patches, patch_entropy
+from vflowopt_search.ops.entropy import patch_entropy
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.probe import attention_probe
+from vflowopt_search.pruning.tiles import SeenAttention, cut_into_tiles
 from vflowopt_search.strategy import PixelScale
+
+SIGNALS = "_vflowopt_signals"
+KINDS = {"image": "get_image_features", "video": "get_video_features"}
 
 
 @dataclass
 class VisionRecorder:
-    """Watches one model's vision encoder; `call` holds what was seen and not used yet.
+    """Watches one model's vision encoder; `calls` holds what was seen and not used yet.
+
+    What was seen also hangs on the encoder's output, so that features encoded once can serve
+    several prompts.
 
     Attributes:
         anatomy: the model's parts.
         layer: vision encoder layer (0-based) whose attention is needed, None for no attention.
         pixels: how the processor normalised the pixels, None where entropy is not needed.
-        call: signals of the newest `get_image_features` call, until a prompt uses them up.
+        calls: signals of the newest encoding by kind ("image", "video"), until a prompt uses it.
     """
 
     anatomy: Anatomy
     layer: int | None
     pixels: PixelScale | None
-    call: VisualSignals | None = None
-    _tiles: list[Tensor] = field(default_factory=list)
-    _attention: list[ProjectedAttention] = field(default_factory=list)
+    calls: dict[str, VisualSignals] = field(default_factory=dict)
+    _inputs: list[Tensor] = field(default_factory=list)
+    _attention: list[SeenAttention] = field(default_factory=list)
+    _inside: bool = False
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Watch inside the `with` block; afterwards the model is as before."""
         with ExitStack() as stack:
-            stack.enter_context(_wrapped(self.anatomy, self._encode))
+            for kind, name in KINDS.items():
+                if kind == "image" or self.anatomy.video_token_id is not None:
+                    around = functools.partial(self._encode, kind)
+                    stack.enter_context(_wrapped(self.anatomy.base, name, around))
             if self.pixels is not None:
                 hook = self.anatomy.vision_tower.register_forward_pre_hook(
-                    self._see_tiles, with_kwargs=True
+                    self._see_input, with_kwargs=True
                 )
                 stack.callback(hook.remove)
             if self.layer is not None:
@@ -54,62 +62,99 @@ class VisionRecorder:
                 stack.enter_context(attention_probe(attention, self._see_attention))
             yield
 
-    def _encode(self, encode: Callable[..., Any], call: Mapping[str, Any]) -> Any:
-        """Run one `get_image_features` call and file what was seen meanwhile."""
-        self._tiles.clear()
-        self._attention.clear()
-        features = encode()
-        self.call = self._signals(self.anatomy.images(call))
+    def _encode(self, kind: str, encode: Callable[..., Any], call: Mapping[str, Any]) -> Any:
+        """Run one encoding and file what was seen meanwhile."""
+        if self._inside:  # some models encode videos by their own get_image_features
+            return encode()
+        self._clear()
+        self._inside = True
+        try:
+            features = encode()
+        finally:
+            self._inside = False
+        geometry = self.anatomy.images if kind == "image" else self.anatomy.videos
+        signals = self._signals(geometry(call), call)
+        self._clear()
+        self.file(kind, signals)
+        if not isinstance(features, tuple | Tensor):
+            setattr(features, SIGNALS, signals)
         return features
 
-    def _signals(self, images: tuple[ImageGeometry, ...]) -> VisualSignals:
-        entropy_TP = None
-        if self.pixels is not None:
-            entropy_TP = tile_entropy(self._tiles[0], self.pixels, self.anatomy.patch_size)
-        attention = self._attention[0] if self.layer is not None else None
-        self._tiles.clear()
-        self._attention.clear()
-        return VisualSignals(
-            images=images, attention=attention, entropy_TP=entropy_TP, text_attention=None
-        )
+    def file(self, kind: str, signals: VisualSignals) -> None:
+        """Keep signals until a prompt uses them; some models spell videos as images."""
+        same = self.anatomy.video_token_id == self.anatomy.image_token_id
+        self.calls["image" if same else kind] = signals
 
-    def _see_tiles(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._tiles.append(args[0] if args else kwargs["pixel_values"])
+    def _clear(self) -> None:
+        self._inputs.clear()
+        self._attention.clear()
+
+    def _signals(self, images: tuple[ImageGeometry, ...], call: Mapping[str, Any]) -> VisualSignals:
+        entropy: tuple[Tensor, ...] | None = None
+        if self.pixels is not None:
+            runs = self.anatomy.gray_tiles(self._inputs, images, self.pixels)
+            entropy = tuple(entropy_of(gray_TPX) for gray_TPX in runs)
+        attention: tuple[ProjectedAttention, ...] | None = None
+        if self.layer is not None:
+            attention = attention_by_run(self.anatomy, self._attention, images, call)
+        return VisualSignals(images=images, attention=attention, entropy=entropy)
+
+    def _see_input(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._inputs.append(args[0] if args else kwargs.get("pixel_values", _first(kwargs)))
 
     def _see_attention(self, query: Tensor, key: Tensor, scale: float) -> None:
-        prefix = self.anatomy.num_prefix_tokens
-        self._attention.append(ProjectedAttention(query.detach(), key.detach(), scale, prefix))
+        self._attention.append(SeenAttention(query.detach(), key.detach(), scale))
 
 
-def tile_entropy(tiles_TCHW: Tensor, pixels: PixelScale, patch_size: int) -> Tensor:
-    """Entropy of the raw pixels of every patch, in bits, shape (T, P) (VFlowOpt section 1.1)."""
-    gray_TPX = gray_patches(tiles_TCHW, pixels.mean, pixels.std, patch_size)
+def _first(kwargs: dict[str, Any]) -> Any:
+    return next(iter(kwargs.values()))
+
+
+def attention_by_run(
+    anatomy: Anatomy,
+    seen: Sequence[SeenAttention],
+    images: Sequence[ImageGeometry],
+    call: Mapping[str, Any],
+) -> tuple[ProjectedAttention, ...]:
+    """What a probe saw during one encoding, as one attention per run of the images."""
+    prefix, suffix = anatomy.num_prefix_tokens, anatomy.num_suffix_tokens
+    order_S = anatomy.patch_order(images, call)
+    query = cut_into_tiles([one.query for one in seen], images, prefix + suffix, order_S)
+    key = cut_into_tiles([one.key for one in seen], images, prefix + suffix, order_S)
+    return tuple(
+        ProjectedAttention(query_THQD, key_THQD, seen[0].scale, prefix, suffix)
+        for query_THQD, key_THQD in zip(query, key, strict=True)
+    )
+
+
+def entropy_of(gray_TPX: Tensor) -> Tensor:
+    """Entropy of the pixels of every patch, in bits, shape (T, P) (VFlowOpt section 1.1)."""
     return patch_entropy(gray_TPX.flatten(0, 1)).view(gray_TPX.shape[:2])
 
 
 @contextmanager
 def _wrapped(
-    anatomy: Anatomy, around: Callable[[Callable[..., Any], Mapping[str, Any]], Any]
+    base: Any, name: str, around: Callable[[Callable[..., Any], Mapping[str, Any]], Any]
 ) -> Iterator[None]:
-    """Put `around` around the `get_image_features` of this one model, not of its class.
+    """Put `around` around a method of this one model, not of its class.
 
     `generate` encodes the images before any forward hook can see pixels or image sizes, and reads
     the function's signature, which `functools.wraps` keeps.
     """
-    base = anatomy.base
-    outer = vars(base).get("get_image_features")
-    original = base.get_image_features
+    outer = vars(base).get(name)
+    original = getattr(base, name)
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = signature.bind_partial(*args, **kwargs).arguments
+        bound = signature.bind_partial(*args, **kwargs).arguments
+        call = bound | bound.get("kwargs", {})
         return around(lambda: original(*args, **kwargs), call)
 
-    base.get_image_features = wrapper
+    setattr(base, name, wrapper)
     try:
         yield
     finally:
-        del base.get_image_features
+        delattr(base, name)
         if outer is not None:
-            base.get_image_features = outer
+            setattr(base, name, outer)

@@ -1,37 +1,52 @@
 """Samples as the decoder gets them: token ids, projected vision features, importance signals.
 
-Whatever does not depend on a strategy is computed once here and reused by every trial.
+Whatever does not depend on a strategy is computed once and reused by every trial.
 
 Shape suffixes: S = prompt length, N = visual tokens of an image, D = features, T = tiles,
-P = patches, Q = tokens of a tile in the vision encoder, H = heads.
+P = patches.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vflowopt_search.adapters.base import Adapter
-from vflowopt_search.calibration.encoding import encode
-from vflowopt_search.calibration.samples import Sample
-from vflowopt_search.importance.signals import ImageGeometry, VisualSignals
-from vflowopt_search.pruning.scoring import assign_images
-from vflowopt_search.pruning.vision import VisionRecorder
-from vflowopt_search.strategy import PixelScale
+from vflowopt_search.importance.signals import ImageGeometry, VisualSignals, by_run
 
-Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in total)."""
-
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 MAX_TOKENS_PER_BATCH = 16384
 MAX_BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Visuals:
+    """Images, or videos, after the vision encoder; of one sample or of a batch.
+
+    Attributes:
+        images: their geometry, in prompt order.
+        features: projected features of each, (N, D) or as `Adapter.features` says, on the CPU in
+            the model's dtype.
+        entropy: patch entropy of each in bits, (tiles, P); None if pixels cannot be restored.
+        extras: what else the model's positions are made of, one row per image or video.
+    """
+
+    images: tuple[ImageGeometry, ...]
+    features: tuple[Tensor, ...]
+    entropy: tuple[Tensor, ...] | None
+    extras: Mapping[str, Tensor]
+
+    def only(self, chosen: Sequence[int]) -> Visuals:
+        """Some of the images."""
+        return Visuals(
+            images=tuple(self.images[i] for i in chosen),
+            features=tuple(self.features[i] for i in chosen),
+            entropy=None if self.entropy is None else tuple(self.entropy[i] for i in chosen),
+            extras={name: rows[list(chosen)] for name, rows in self.extras.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +55,34 @@ class PreparedSample:
 
     Attributes:
         input_ids: token ids of the prompt, no padding, shape (S,), on the CPU.
-        images: geometry of its images, in prompt order.
-        features: projected features of each image, (N, D), on the CPU in the model's dtype.
-        entropy_TP: patch entropy of its tiles in bits; None if pixels cannot be restored.
+        visuals: kind ("image", "video") to what was encoded; a kind it has none of is absent.
+        token_inputs: other inputs of the model with one value per token, (S,).
     """
 
     input_ids: Tensor
-    images: tuple[ImageGeometry, ...]
-    features: tuple[Tensor, ...]
-    entropy_TP: Tensor | None
+    visuals: Mapping[str, Visuals]
+    token_inputs: Mapping[str, Tensor]
+
+    @property
+    def images(self) -> tuple[ImageGeometry, ...]:
+        """Geometry of its images, then of its videos."""
+        return tuple(image for visuals in self.visuals.values() for image in visuals.images)
+
+    @property
+    def features(self) -> tuple[Tensor, ...]:
+        """Features of its images, then of its videos."""
+        return tuple(one for visuals in self.visuals.values() for one in visuals.features)
+
+    @property
+    def entropy(self) -> tuple[Tensor, ...] | None:
+        """Entropy of its images, then of its videos; None if pixels cannot be restored."""
+        parts = [visuals.entropy for visuals in self.visuals.values()]
+        known = [part for part in parts if part is not None]
+        return tuple(one for part in known for one in part) if len(known) == len(parts) else None
 
     @property
     def num_tiles(self) -> int:
-        """Tiles of all its images."""
+        """Tiles of all its images and videos."""
         return sum(image.num_tiles for image in self.images)
 
 
@@ -60,50 +90,6 @@ def batches(count: int, size: int) -> Iterator[range]:
     """Consecutive index ranges of at most `size`."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
-
-
-def encode_vision(
-    adapter: Adapter, inputs: BatchFeature, pixels: PixelScale | None
-) -> list[PreparedSample]:
-    """Run the vision encoder on one batch and split what it gives by sample."""
-    recorder = VisionRecorder(adapter, layer=None, pixels=pixels)
-    with torch.inference_mode(), recorder.recording():
-        output = adapter.base.get_image_features(**vision_inputs(inputs), return_dict=True)
-    signals = recorder.call
-    assert signals is not None
-    features = [one.cpu() for one in output.pooler_output]
-    entropy_TP = None if signals.entropy_TP is None else signals.entropy_TP.cpu()
-    return split_by_sample(adapter, inputs, signals.images, features, entropy_TP)
-
-
-def split_by_sample(
-    adapter: Adapter,
-    inputs: BatchFeature,
-    images: Sequence[ImageGeometry],
-    features: Sequence[Tensor],
-    entropy_TP: Tensor | None,
-) -> list[PreparedSample]:
-    """Give each row of a batch its token ids and its images' geometry, features and entropy."""
-    visual_B = (inputs["input_ids"] == adapter.image_token_id).sum(1).tolist()
-    rows = assign_images(visual_B, [len(image.grid) for image in images])
-    tiles = torch.tensor([0, *(image.num_tiles for image in images)]).cumsum(0).tolist()
-    samples = []
-    for row, mine in enumerate(rows):
-        entropy = [] if entropy_TP is None else [entropy_TP[tiles[i] : tiles[i + 1]] for i in mine]
-        samples.append(
-            PreparedSample(
-                input_ids=inputs["input_ids"][row][inputs["attention_mask"][row].bool()].cpu(),
-                images=tuple(images[i] for i in mine),
-                features=tuple(features[i] for i in mine),
-                entropy_TP=torch.cat(entropy) if entropy else None,
-            )
-        )
-    return samples
-
-
-def vision_inputs(inputs: BatchFeature) -> dict[str, Any]:
-    """What of a processor's output goes to the vision encoder."""
-    return {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
 
 
 class PreparedSet:
@@ -149,103 +135,49 @@ class PreparedSet:
         """
         chosen = [self.samples[i] for i in indices]
         device = self.adapter.backbone.device
-        longest = max(len(sample.input_ids) for sample in chosen)
-        input_ids = torch.full((len(chosen), longest), self.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, sample in enumerate(chosen):
-            input_ids[row, longest - len(sample.input_ids) :] = sample.input_ids
-            attention_mask[row, longest - len(sample.input_ids) :] = 1
-        features = [one.to(device) for sample in chosen for one in sample.features]
-        encoded = BaseModelOutputWithPooling()
-        encoded["pooler_output"] = features
-        return {
-            "input_ids": input_ids.to(device),
-            "attention_mask": attention_mask.to(device),
-            "mm_encoder_outputs": {"image": encoded},
+        batch: dict[str, Any] = {
+            "input_ids": left_padded([s.input_ids for s in chosen], self.pad_token_id),
+            "attention_mask": left_padded([torch.ones_like(s.input_ids) for s in chosen], 0),
         }
+        for name in chosen[0].token_inputs:
+            batch[name] = left_padded([s.token_inputs[name] for s in chosen], 0)
+        encoded = {}
+        for kind in ("image", "video"):
+            mine = [s.visuals[kind] for s in chosen if kind in s.visuals]
+            if not mine:
+                continue
+            features = [one.to(device) for visuals in mine for one in visuals.features]
+            encoded[kind] = self.adapter.encoded(features)
+            for name in mine[0].extras:
+                batch[name] = torch.cat([visuals.extras[name] for visuals in mine])
+        moved = {name: value.to(device) for name, value in batch.items()}
+        return moved | ({"mm_encoder_outputs": encoded} if encoded else {})
 
-    def signals(self, indices: Sequence[int]) -> VisualSignals:
-        """Geometry and entropy of a batch, images in prompt order; no attention yet."""
-        chosen = [self.samples[i] for i in indices]
-        images = tuple(image for sample in chosen for image in sample.images)
-        entropies = [s.entropy_TP for s in chosen if s.entropy_TP is not None]
-        entropy_TP = torch.cat(entropies) if len(entropies) == len(chosen) else None
-        return VisualSignals(images=images, entropy_TP=entropy_TP)
+    def signals(self, indices: Sequence[int]) -> dict[str, VisualSignals]:
+        """Geometry and entropy of a batch by kind, images in prompt order; no attention yet."""
+        found = {}
+        for kind in ("image", "video"):
+            chosen = [self.samples[i].visuals[kind] for i in indices if self.has(i, kind)]
+            images = tuple(image for visuals in chosen for image in visuals.images)
+            parts = [one for visuals in chosen for one in visuals.entropy or ()]
+            entropy = by_run(images, parts) if len(parts) == len(images) else None
+            if images:
+                found[kind] = VisualSignals(images=images, entropy=entropy)
+        return found
+
+    def has(self, index: int, kind: str) -> bool:
+        """Whether a sample has images, or videos."""
+        return kind in self.samples[index].visuals
+
+
+def left_padded(rows: Sequence[Tensor], value: int) -> Tensor:
+    """Vectors of any length as one matrix whose rows end together."""
+    return torch.nn.utils.rnn.pad_sequence(
+        list(rows), batch_first=True, padding_value=value, padding_side="left"
+    )
 
 
 def pad_token_of(processor: Any) -> int:
     """The padding token of a processor's tokenizer; its value never reaches a kept token."""
     pad = processor.tokenizer.pad_token_id
     return int(pad if pad is not None else processor.tokenizer.eos_token_id or 0)
-
-
-def encoded_batches(
-    adapter: Adapter, processor: Any, samples: Sequence[Sample], size: int
-) -> Iterator[BatchFeature]:
-    """The processor's output for consecutive batches, on the model's device and in its dtype."""
-    backbone = adapter.backbone
-    for chunk in batches(len(samples), size):
-        inputs = encode(processor, [samples[i] for i in chunk], device=backbone.device)
-        yield inputs.to(backbone.dtype)
-
-
-def prepare(
-    adapter: Adapter,
-    processor: Any,
-    samples: Sequence[Sample],
-    pixels: PixelScale | None,
-    *,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-) -> PreparedSet:
-    """Encode all samples, batch by batch; images that come again go through the encoder once."""
-    first_alike = first_with_same_images(samples)
-    new = [i for i, first in enumerate(first_alike) if i == first]
-    again = [i for i, first in enumerate(first_alike) if i != first]
-    ready: dict[int, PreparedSample] = {}
-
-    def file(indices: Sequence[int], fresh: Sequence[PreparedSample]) -> None:
-        ready.update(zip(indices, fresh, strict=True))
-        if progress is not None:
-            progress(len(ready), len(samples))
-
-    for indices, inputs in _encoded(adapter, processor, samples, new, batch_size):
-        file(indices, encode_vision(adapter, inputs, pixels))
-    for indices, inputs in _encoded(adapter, processor, samples, again, batch_size):
-        known = [ready[first_alike[i]] for i in indices]
-        features = [one for sample in known for one in sample.features]
-        entropies = [s.entropy_TP for s in known if s.entropy_TP is not None]
-        images = adapter.images(vision_inputs(inputs))
-        entropy_TP = torch.cat(entropies) if entropies else None
-        file(indices, split_by_sample(adapter, inputs, images, features, entropy_TP))
-    return PreparedSet(
-        adapter,
-        [ready[i] for i in range(len(samples))],
-        pad_token_id=pad_token_of(processor),
-        first_alike=first_alike,
-    )
-
-
-def _encoded(
-    adapter: Adapter, processor: Any, samples: Sequence[Sample], indices: Sequence[int], size: int
-) -> Iterator[tuple[list[int], BatchFeature]]:
-    """Some samples in batches, each with its indices."""
-    chosen = [samples[i] for i in indices]
-    for chunk, inputs in zip(
-        batches(len(chosen), size), encoded_batches(adapter, processor, chosen, size), strict=True
-    ):
-        yield [indices[i] for i in chunk], inputs
-
-
-def first_with_same_images(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the index of the first one with the very same images."""
-    first: dict[str, int] = {}
-    return [first.setdefault(_images_sha256(sample), i) for i, sample in enumerate(samples)]
-
-
-def _images_sha256(sample: Sample) -> str:
-    digest = hashlib.sha256()
-    for image in sample.images:
-        digest.update(repr((image.mode, image.size)).encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()

@@ -20,24 +20,28 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.registry import config_sha256
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.divergence import Readout
+from vflowopt_search.importance.signals import ImageGeometry
+from vflowopt_search.pruning.vision import KINDS
 from vflowopt_search.reference.cache import read_tensors, write_tensors
+from vflowopt_search.reference.encoder import (
+    Encoded,
+    Progress,
+    encoded_batches,
+    first_with_same_images,
+    prepare,
+    with_features,
+)
 from vflowopt_search.reference.fingerprint import inputs_sha256, weights_sha256
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
-    Progress,
     batches,
-    encoded_batches,
-    first_with_same_images,
     pad_token_of,
-    prepare,
-    split_by_sample,
-    vision_inputs,
 )
 from vflowopt_search.reference.readout import read_out
 from vflowopt_search.strategy import PixelScale
 
-FORMAT = "vflowopt-reference/1"
+FORMAT = "vflowopt-reference/2"
 ENCODE_BATCH = 16
 
 
@@ -173,36 +177,61 @@ def _compute(
 
 def _to_tensors(reference: Reference) -> dict[str, Tensor]:
     """What goes to disk; token ids and geometry are made again from the samples."""
-    samples = reference.prepared.samples
     tensors = {
         "hidden_SLD": reference.readout.hidden_BLD,
         "logits_SV": reference.readout.logits_BV,
-        "features_ND": torch.cat([one for sample in samples for one in sample.features]),
     }
-    entropies = [sample.entropy_TP for sample in samples if sample.entropy_TP is not None]
-    if entropies:
-        tensors["entropy_TP"] = torch.cat(entropies)
+    for kind in KINDS:
+        samples = reference.prepared.samples
+        visuals = [sample.visuals[kind] for sample in samples if kind in sample.visuals]
+        if not visuals:
+            continue
+        tensors[f"features_{kind}"] = torch.cat([one for each in visuals for one in each.features])
+        if all(each.entropy is not None for each in visuals):
+            entropy = [one.flatten() for each in visuals for one in each.entropy or ()]
+            tensors[f"entropy_{kind}"] = torch.cat(entropy)
     return tensors
+
+
+class _Stored:
+    """Hands out the features and entropy of one kind in the order in which they were stored."""
+
+    def __init__(self, stored: Mapping[str, Tensor], kind: str) -> None:
+        self.features = stored.get(f"features_{kind}", torch.zeros(0))
+        self.entropy = stored.get(f"entropy_{kind}")
+
+    def next(self, images: Sequence[ImageGeometry]) -> Encoded:
+        """Those of the next images; ValueError where no more are left."""
+        sizes = [len(image.grid) for image in images]
+        patches = [image.num_tiles * image.tile_patches for image in images]
+        features, self.features = _take(self.features, sizes)
+        if self.entropy is None:
+            return tuple(features), None
+        parts, self.entropy = _take(self.entropy, patches)
+        entropy = [p.view(i.num_tiles, -1) for p, i in zip(parts, images, strict=True)]
+        return tuple(features), tuple(entropy)
+
+
+def _take(line: Tensor, sizes: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    """The next pieces of a line, and what is left of it."""
+    if sum(sizes) > len(line):
+        raise ValueError(f"{len(line)} entries are left of the {sum(sizes)} that should be")
+    *pieces, rest = torch.split(line, [*sizes, len(line) - sum(sizes)])
+    return pieces, rest
 
 
 def _prepared_from(
     adapter: Adapter, processor: Any, calibration: CalibrationSet, stored: Mapping[str, Tensor]
 ) -> PreparedSet | None:
     """The samples with features and entropy from disk; None if they do not add up."""
-    features_ND, entropy_TP = stored["features_ND"], stored.get("entropy_TP")
+    left = {kind: _Stored(stored, kind) for kind in KINDS}
     samples: list[PreparedSample] = []
-    token = tile = 0
-    for inputs in encoded_batches(adapter, processor, calibration.samples, ENCODE_BATCH):
-        images = adapter.images(vision_inputs(inputs))
-        sizes = [len(image.grid) for image in images]
-        tiles = sum(image.num_tiles for image in images)
-        if token + sum(sizes) > len(features_ND):
-            return None
-        features = torch.split(features_ND[token : token + sum(sizes)], sizes)
-        entropy = None if entropy_TP is None else entropy_TP[tile : tile + tiles]
-        samples += split_by_sample(adapter, inputs, images, features, entropy)
-        token, tile = token + sum(sizes), tile + tiles
-    if token != len(features_ND):
+    try:
+        for inputs in encoded_batches(adapter, processor, calibration.samples, ENCODE_BATCH):
+            samples += with_features(adapter, inputs, lambda kind, images: left[kind].next(images))
+    except ValueError:
+        return None
+    if any(len(each.features) for each in left.values()):
         return None
     return PreparedSet(
         adapter,

@@ -1,0 +1,122 @@
+"""Every supported family as a tiny random model, built offline; the contract tests run over them.
+
+A module of this package lists its variants in `FAMILIES`; nothing else has to be registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    BatchFeature,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from tests.tiny import EOS, PAD, VOCABULARY, noise_image, randomise
+
+# transformers annotates these in part only
+_AutoModel: Any = AutoModelForImageTextToText
+_GenerationConfig: Any = GenerationConfig
+
+QUESTIONS = ("What color is the cat?", "describe the picture on the left", "how many")
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """One variant of one family: a model type with one kind of input.
+
+    Attributes:
+        name: unique; the model type, with the kind of input behind a dash where there are several.
+        model_type: `config.model_type`.
+        config: makes the configuration of a tiny model.
+        inputs: makes three ragged, left-padded prompts in a dtype.
+        processor: makes the processor; None where it cannot be built without torchvision.
+        prompt: text of a prompt with one image, `{question}` in it.
+        tweak: changes a random model after its weights were drawn, None if nothing needs it.
+        new_token_type: token type of generated tokens, where prompts have token types.
+        fp64: largest difference between removing and masking in fp64.
+    """
+
+    name: str
+    model_type: str
+    config: Callable[[], PreTrainedConfig]
+    inputs: Callable[[torch.dtype], BatchFeature]
+    processor: Callable[[], ProcessorMixin] | None
+    prompt: str
+    tweak: Callable[[Any], None] | None = None
+    new_token_type: int = 0
+    fp64: float = 1e-9
+
+    def model(
+        self, *, attn: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0
+    ) -> PreTrainedModel:
+        """A lively random model in eval mode; what it says depends on the seed alone."""
+        model: PreTrainedModel = _AutoModel.from_config(self.config(), attn_implementation=attn)
+        randomise(model, seed)
+        if self.tweak is not None:
+            self.tweak(model)
+        if dtype == torch.float64:
+            model.set_experts_implementation("eager")  # the grouped product has no fp64
+        for parameter in model.parameters():  # buffers (rotary frequencies) stay in float32
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
+        model.generation_config = _GenerationConfig(
+            pad_token_id=VOCABULARY[PAD], eos_token_id=VOCABULARY[EOS], do_sample=False
+        )
+        evaluated: PreTrainedModel = model.train(False)
+        return evaluated
+
+
+def ragged(
+    processor: ProcessorMixin, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]]
+) -> BatchFeature:
+    """A left-padded batch of these prompts, made by the family's own processor."""
+    made: Any = processor
+    batch: BatchFeature = made(
+        text=list(prompts),
+        images=[list(row) for row in images],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    return batch
+
+
+def noise_images(sizes: Sequence[tuple[int, int]], seed: int = 5) -> list[Image.Image]:
+    """Noise pictures of these (width, height)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [noise_image(size, generator) for size in sizes]
+
+
+def _collect() -> dict[str, TinyFamily]:
+    found: dict[str, TinyFamily] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for family in getattr(importlib.import_module(f"{__name__}.{module.name}"), "FAMILIES", ()):
+            assert family.name not in found, family.name
+            found[family.name] = family
+    return dict(sorted(found.items()))
+
+
+def tiny(name: str) -> TinyFamily:
+    """The variant called `name`."""
+    return all_families()[name]
+
+
+def all_families() -> dict[str, TinyFamily]:
+    """All variants by name."""
+    if not _FOUND:
+        _FOUND.update(_collect())
+    return _FOUND
+
+
+_FOUND: dict[str, TinyFamily] = {}

@@ -1,0 +1,112 @@
+"""`apply` on every kind of prompt: no image, several, extreme sizes, videos, a system prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.command import World, make_world, run
+from vflowopt_search.calibration.samples import Mark, Turn, Video
+from vflowopt_search.cli import apply
+from vflowopt_search.cli.apply import asked
+from vflowopt_search.errors import CalibrationError
+from vflowopt_search.strategy import Importance, Stage, Strategy
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = make_world(tmp_path_factory.mktemp("world"))
+    stages = (Stage(layer=1, keep_ratio=0.5),)
+    strategy = Strategy(name="half", importance=Importance(score="uniform"), stages=stages)
+    strategy.save(made.model.with_name("half.json"))
+    return made
+
+
+def command(world: World, *more: str | Path) -> list[str | Path]:
+    question: list[str | Path] = ["--prompt", "how many objects", "--max-new-tokens", "2"]
+    return ["apply", world.model.with_name("half.json"), "--model", world.model, *question, *more]
+
+
+def told(world: World, *more: str | Path) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(run(*command(world, *more), "--json").stdout)
+    return answer
+
+
+def test_a_prompt_without_an_image_runs_and_says_so(world: World) -> None:
+    answer = told(world)
+    assert answer["unpruned"]["tokens_per_layer"] == answer["pruned"]["tokens_per_layer"] == []
+    assert answer["unpruned"]["text"] == answer["pruned"]["text"]
+    assert run(*command(world)).stdout.count("no visual tokens, nothing to prune") == 2
+
+
+def test_several_images(world: World) -> None:
+    answer = told(world, "--image", world.image, "--image", world.image)
+    assert answer["unpruned"]["tokens_per_layer"] == [32] * 6
+    assert answer["pruned"]["tokens_per_layer"] == [32] + [16] * 5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (4000, 30)])
+def test_images_of_extreme_sizes(size: tuple[int, int], world: World, tmp_path: Path) -> None:
+    Image.new("LA", size).save(tmp_path / "a.png")
+    answer = told(world, "--image", tmp_path / "a.png")
+    assert answer["pruned"]["tokens_per_layer"] == [16] + [8] * 5
+
+
+def test_videos_and_the_system_prompt_reach_the_model(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    whole = apply.Answer("words", 0.5, [])
+
+    def answers(loaded: Any, strategy: Strategy, sample: Any, tokens: int) -> Any:
+        given.append(sample)
+        return whole, whole
+
+    monkeypatch.setattr(apply, "answers", answers)
+    for number in range(5):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{number}.png")
+    told(world, "--video", tmp_path, "--frames", "3", "--system", "be kind")
+    (sample,) = given
+    assert [len(video.frames) for video in sample.videos] == [3]
+    assert sample.turns[0] == Turn("system", ("be kind",))
+    assert sample.turns[1] == Turn("user", (Mark.VIDEO, "how many objects"))
+
+
+def test_marks_say_where_images_belong() -> None:
+    one, two = Image.new("RGB", (1, 1)), Image.new("RGB", (2, 2))
+    assert asked("which?", (one, two)).turns == ()
+    assert asked("<image> or <image>?", (one,)).turns == ()
+    inside = asked("is <image> in <video>?", (one,), (Video((two,)),))
+    parts = ("is ", Mark.IMAGE, " in ", Mark.VIDEO, "?")
+    assert inside.turns == (Turn("user", parts),)
+    assert inside.prompt == "is  in ?"
+    with pytest.raises(CalibrationError, match="the prompt '<image>' has no words; ask something"):
+        asked("<image>", (one,))
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--video", "none.mp4"], "none.mp4 is no readable video (No such file or directory)"),
+        (["--video", ".", "--fps", "0"], "0 frames per second were asked for; ask for more"),
+        (["--image", "none.png"], "none.png is no readable image (No such file or directory)"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(
+    more: list[str], sentence: str, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*command(world, *more))
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_model_without_videos_refuses_one(world: World) -> None:
+    result = run(*command(world, "--video", world.image.parent))
+    assert result.exit_code == 1
+    assert "LlavaProcessor has no video processor here" in result.stderr

@@ -1,0 +1,101 @@
+"""One forward over the decoder layers: what each layer is given instead of its arguments.
+
+Shape suffixes: B = batch rows, S = unpruned sequence, K = tokens of a segment, V = visual tokens
+of the batch, D = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vflowopt_search.pruning.masks import LayerMasks
+from vflowopt_search.pruning.positions import positions_at
+from vflowopt_search.pruning.prefill import Prefill
+from vflowopt_search.pruning.state import PrunedState, Segment, segment_of
+
+RUN = "_vflowopt_run"
+
+
+@dataclass(eq=False)
+class Forward:
+    """The layers' view of one forward.
+
+    Attributes:
+        state: segments of the prompt.
+        masks: makes the layers' masks.
+        later_layers: layer to number of the stage that starts there.
+        prefill: the pruning of this prompt, None in a decode step.
+        deepstack: features to be added to the output of layers 0, 1, ... in the unpruned
+            sequence (B, S, D), in models that do so and leave it to us.
+    """
+
+    state: PrunedState
+    masks: LayerMasks
+    later_layers: Mapping[int, int]
+    prefill: Prefill | None = None
+    deepstack: Sequence[Tensor] = ()
+
+    def before_layer(
+        self, layer: int, hidden_BKD: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Prune if a stage starts here; give the layer its own mask and positions."""
+        if 0 < layer <= len(self.deepstack):
+            segment = self._segment_into(layer)
+            added_BKD = rows_at(self.deepstack[layer - 1], segment.index_BK)
+            hidden_BKD = hidden_BKD + added_BKD.to(hidden_BKD) * segment.valid_BK[..., None]
+        if self.prefill is not None and layer in self.later_layers:
+            hidden_BKD = self._later_stage(self.prefill, layer, hidden_BKD)
+        segment, first = self.state.segment_at(layer), self.state.segments[0]
+        if segment is first:
+            return hidden_BKD, kwargs
+        kwargs = kwargs | {"attention_mask": self.masks.mask(segment, layer, hidden_BKD)}
+        if self.prefill is not None:
+            kwargs |= positions_at(kwargs, first.places(segment))
+        return hidden_BKD, kwargs
+
+    def _segment_into(self, layer: int) -> Segment:
+        """The segment whose tokens come out of the layer before."""
+        return self.state.segment_at(layer - 1)
+
+    def _later_stage(self, prefill: Prefill, layer: int, hidden_BKD: Tensor) -> Tensor:
+        """Drop what the stage at `layer` drops; opens a segment if any went.
+
+        Gradient checkpointing runs a layer again in the backward: then its segment is there.
+        """
+        if layer not in self.state.staged:
+            self.state.staged.add(layer)
+            before = self.state.segments[-1]
+            prefill.later_stage(self.later_layers[layer])
+            after = segment_of(prefill.alive_BS, layer)
+            if int(after.valid_BK.sum()) < int(before.valid_BK.sum()):
+                self.state.segments.append(after)
+        after = self.state.segment_at(layer)
+        if after.start != layer:
+            return hidden_BKD
+        return rows_at(hidden_BKD, self._segment_into(layer).places(after))
+
+
+def rows_at(values_BSD: Tensor, index_BK: Tensor) -> Tensor:
+    """Take rows of (B, S, D) by per-row indices: (B, K, D)."""
+    index_BKD = index_BK.to(values_BSD.device)[..., None].expand(-1, -1, values_BSD.shape[2])
+    return values_BSD.gather(1, index_BKD)
+
+
+def dense_deepstack(
+    visual_BS: Tensor, embeds: Sequence[Tensor], like_BSD: Tensor, prefill: Prefill
+) -> list[Tensor]:
+    """Deepstack features (V, D) per layer, at their places in the sequence; recycled ones merged.
+
+    A recycled token stands for several: it gets the mean of their deepstack features by the
+    weights of its own mean.
+    """
+    dense = []
+    for embeds_VD in embeds:
+        dense_BSD = like_BSD.new_zeros(like_BSD.shape)
+        dense_BSD[visual_BS.to(like_BSD.device)] = embeds_VD.to(like_BSD)
+        dense.append(prefill.with_recycled(dense_BSD))
+    return dense

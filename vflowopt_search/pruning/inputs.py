@@ -1,0 +1,73 @@
+"""What the engine reads from the arguments of a model's forward.
+
+Shape suffixes: B = batch rows, S = unpruned sequence, Q = new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vflowopt_search.errors import UnsupportedError
+
+
+def valid_tokens(base_mask: Any, backbone_mask: Any, like_BS: Tensor) -> Tensor:
+    """True at real tokens, False at padding, shape (B, S).
+
+    Args:
+        base_mask: `attention_mask` of the base model; the user's, or what `generate` made of it.
+        backbone_mask: `attention_mask` of the text backbone.
+        like_BS: any tensor of that shape.
+    """
+    for mask in (base_mask, backbone_mask):
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            return mask[:, : like_BS.shape[1]].to(like_BS.device).bool()
+    prepared = base_mask if base_mask is not None else backbone_mask
+    if isinstance(prepared, Mapping):
+        prepared = prepared.get("full_attention", False)
+    if prepared is None:
+        return torch.ones_like(like_BS, dtype=torch.bool)
+    if not isinstance(prepared, Tensor) or prepared.dim() != 4:
+        raise UnsupportedError(
+            "the prompt came with a prepared attention mask that does not say which tokens are "
+            "padding; pass the 2-D attention_mask that the tokenizer returns"
+        )
+    # the last token looks at every real token before it, whichever side was padded
+    last_BS = prepared[:, 0, -1, : like_BS.shape[1]]
+    seen_BS = last_BS if last_BS.dtype == torch.bool else last_BS == 0
+    return seen_BS.to(like_BS.device).expand(like_BS.shape)
+
+
+def mask_after(attention_mask: Any, length: int) -> Tensor | None:
+    """The part of a 2-D mask that speaks of tokens after the prompt, None if all are real."""
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        return None
+    return attention_mask[:, length:].bool()
+
+
+def refuse_tokens(input_ids: Tensor, refused: Mapping[int, str], model_type: str) -> None:
+    """Raise UnsupportedError for placeholders that would silently stay unpruned."""
+    for token, what in refused.items():
+        if bool((input_ids == token).any()):
+            raise UnsupportedError(
+                f"the prompt has {what}, which is not pruned on {model_type} models; give images, "
+                "or leave the `with pruned(...)` block for this prompt"
+            )
+
+
+def refuse_positions_of_logits(keep: Any, reads_last_token: bool) -> None:
+    """Raise UnsupportedError where `logits_to_keep` names positions that pruning moves."""
+    if isinstance(keep, Tensor):
+        raise UnsupportedError(
+            "logits_to_keep is a tensor of positions, which pruning moves; pass the number of "
+            "last positions instead"
+        )
+    if reads_last_token and isinstance(keep, int) and keep > 1:
+        raise UnsupportedError(
+            f"logits_to_keep={keep} (as in assisted and prompt-lookup decoding) puts candidate "
+            "tokens behind the prompt, but the strategy scores by the attention of the last "
+            "prompt token; decode without an assistant, or use a strategy without text_attention"
+        )

@@ -1,0 +1,235 @@
+"""Run the vision encoder on batches of samples and split what it gives by sample.
+
+Shape suffixes: N = visual tokens of an image, D = features, T = tiles of a run, P = patches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.calibration.encoding import encode
+from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.importance.signals import ImageGeometry, by_image
+from vflowopt_search.pruning.scoring import assign_images
+from vflowopt_search.pruning.vision import KINDS, VisionRecorder
+from vflowopt_search.reference.prepared import (
+    PreparedSample,
+    PreparedSet,
+    Visuals,
+    batches,
+    pad_token_of,
+)
+from vflowopt_search.strategy import PixelScale
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Progress = Callable[[int, int], None]
+"""Called with (samples done, samples in total)."""
+
+Encoded = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]
+"""Features and patch entropy of some images, in order."""
+
+TOKEN_INPUTS = ("token_type_ids", "mm_token_type_ids")
+"""Inputs with one value per token, which positions and masks are made of."""
+
+GRID_INPUTS = {
+    "image": ("image_grid_thw",),
+    "video": ("video_grid_thw", "second_per_grid_ts"),
+}
+"""Inputs with one row per image or video that positions are made of, besides the features."""
+
+
+def encoder_inputs(adapter: Adapter, inputs: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What of a processor's output the encoder of one kind takes; empty without pixels."""
+    encoder = getattr(adapter.base, KINDS[kind], None)
+    if encoder is None:
+        return {}
+    taken = {
+        name: inputs[name]
+        for name in inspect.signature(encoder).parameters
+        if name != "kwargs" and name in inputs
+    }
+    return taken if any(name.startswith("pixel_values") for name in taken) else {}
+
+
+def kinds_of(adapter: Adapter, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """The kinds of visual input in a batch, and the placeholder of each."""
+    tokens = {"image": adapter.image_token_id, "video": adapter.video_token_id}
+    return {
+        kind: token
+        for kind, token in tokens.items()
+        if token is not None and encoder_inputs(adapter, inputs, kind)
+    }
+
+
+def encode_vision(
+    adapter: Adapter, inputs: BatchFeature, pixels: PixelScale | None
+) -> list[PreparedSample]:
+    """Run the vision encoder on one batch and split what it gives by sample."""
+    found: dict[str, Visuals] = {}
+    for kind in kinds_of(adapter, inputs):
+        recorder = VisionRecorder(adapter, layer=None, pixels=pixels)
+        with torch.inference_mode(), recorder.recording():
+            encoder = getattr(adapter.base, KINDS[kind])
+            output = encoder(**encoder_inputs(adapter, inputs, kind), return_dict=True)
+        [signals] = recorder.calls.values()
+        flat_ND = torch.cat(adapter.features(output)).cpu()
+        sizes = [len(image.grid) for image in signals.images]
+        entropy = signals.entropy
+        parts = None if entropy is None else by_image(signals.images, entropy)
+        found[kind] = Visuals(
+            images=signals.images,
+            features=torch.split(flat_ND, sizes),
+            entropy=None if parts is None else tuple(part.cpu() for part in parts),
+            extras=_extras(inputs, kind),
+        )
+    return split_by_sample(adapter, inputs, found)
+
+
+def geometry(adapter: Adapter, inputs: BatchFeature, kind: str) -> tuple[ImageGeometry, ...]:
+    """Geometry of a batch's images or videos, without encoding them."""
+    call = encoder_inputs(adapter, inputs, kind)
+    return adapter.images(call) if kind == "image" else adapter.videos(call)
+
+
+def with_features(
+    adapter: Adapter,
+    inputs: BatchFeature,
+    fetch: Callable[[str, Sequence[ImageGeometry]], Encoded],
+) -> list[PreparedSample]:
+    """A batch whose images were encoded before.
+
+    Args:
+        adapter: the model.
+        inputs: the batch.
+        fetch: gives features and entropy of a batch's images or videos, in order.
+    """
+    found = {}
+    for kind in kinds_of(adapter, inputs):
+        images = geometry(adapter, inputs, kind)
+        features, entropy = fetch(kind, images)
+        found[kind] = Visuals(images, features, entropy, _extras(inputs, kind))
+    return split_by_sample(adapter, inputs, found)
+
+
+def split_by_sample(
+    adapter: Adapter, inputs: BatchFeature, found: Mapping[str, Visuals]
+) -> list[PreparedSample]:
+    """Give each row of a batch its token ids and its share of what was encoded."""
+    rows: list[dict[str, Visuals]] = [{} for _ in inputs["input_ids"]]
+    for kind, token in kinds_of(adapter, inputs).items():
+        counts = (inputs["input_ids"] == token).sum(1).tolist()
+        sizes = [len(image.grid) for image in found[kind].images]
+        for row, mine in zip(rows, assign_images(counts, sizes), strict=True):
+            if mine:
+                row[kind] = found[kind].only(mine)
+    samples = []
+    takes = inspect.signature(adapter.model.forward).parameters
+    per_token = [name for name in TOKEN_INPUTS if name in inputs and name in takes]
+    for place, visuals in enumerate(rows):
+        real_S = inputs["attention_mask"][place].bool()
+        samples.append(
+            PreparedSample(
+                input_ids=inputs["input_ids"][place][real_S].cpu(),
+                visuals=visuals,
+                token_inputs={name: inputs[name][place][real_S].cpu() for name in per_token},
+            )
+        )
+    return samples
+
+
+def _extras(inputs: BatchFeature, kind: str) -> dict[str, Tensor]:
+    return {
+        name: torch.as_tensor(inputs[name]).cpu() for name in GRID_INPUTS[kind] if name in inputs
+    }
+
+
+def encoded_batches(
+    adapter: Adapter, processor: Any, samples: Sequence[Sample], size: int
+) -> Iterator[BatchFeature]:
+    """The processor's output for consecutive batches, on the model's device and in its dtype."""
+    backbone = adapter.backbone
+    for chunk in batches(len(samples), size):
+        inputs = encode(processor, [samples[i] for i in chunk], device=backbone.device)
+        yield inputs.to(backbone.dtype)
+
+
+def prepare(
+    adapter: Adapter,
+    processor: Any,
+    samples: Sequence[Sample],
+    pixels: PixelScale | None,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> PreparedSet:
+    """Encode all samples, batch by batch; images that come again go through the encoder once."""
+    first_alike = first_with_same_images(samples)
+    new = [i for i, first in enumerate(first_alike) if i == first]
+    again = [i for i, first in enumerate(first_alike) if i != first]
+    ready: dict[int, PreparedSample] = {}
+
+    def file(indices: Sequence[int], fresh: Sequence[PreparedSample]) -> None:
+        ready.update(zip(indices, fresh, strict=True))
+        if progress is not None:
+            progress(len(ready), len(samples))
+
+    for indices, inputs in _encoded(adapter, processor, samples, new, batch_size):
+        file(indices, encode_vision(adapter, inputs, pixels))
+    for indices, inputs in _encoded(adapter, processor, samples, again, batch_size):
+        twins = [ready[first_alike[i]] for i in indices]
+        file(indices, with_features(adapter, inputs, partial(_of_twins, twins)))
+    return PreparedSet(
+        adapter,
+        [ready[i] for i in range(len(samples))],
+        pad_token_id=pad_token_of(processor),
+        first_alike=first_alike,
+    )
+
+
+def _of_twins(
+    twins: Sequence[PreparedSample], kind: str, images: Sequence[ImageGeometry]
+) -> Encoded:
+    """Features and entropy of samples that show the very same images."""
+    visuals = [twin.visuals[kind] for twin in twins if kind in twin.visuals]
+    features = tuple(one for each in visuals for one in each.features)
+    entropy = tuple(one for each in visuals for one in each.entropy or ())
+    return features, entropy if len(entropy) == len(features) else None
+
+
+def _encoded(
+    adapter: Adapter, processor: Any, samples: Sequence[Sample], indices: Sequence[int], size: int
+) -> Iterator[tuple[list[int], BatchFeature]]:
+    """Some samples in batches, each with its indices."""
+    chosen = [samples[i] for i in indices]
+    for chunk, inputs in zip(
+        batches(len(chosen), size), encoded_batches(adapter, processor, chosen, size), strict=True
+    ):
+        yield [indices[i] for i in chunk], inputs
+
+
+def first_with_same_images(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the index of the first one with the very same images and videos."""
+    first: dict[str, int] = {}
+    return [first.setdefault(_images_sha256(sample), i) for i, sample in enumerate(samples)]
+
+
+def _images_sha256(sample: Sample) -> str:
+    digest = hashlib.sha256()
+    groups: list[tuple[Image, ...]] = [sample.images, *(video.frames for video in sample.videos)]
+    for group in groups:
+        digest.update(f"{len(group)} pictures".encode())
+        for image in group:
+            digest.update(repr((image.mode, image.size)).encode())
+            digest.update(image.tobytes())
+    return digest.hexdigest()
