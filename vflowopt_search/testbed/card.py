@@ -135,8 +135,8 @@ cores): the tower alone on what each patch shows; tower and language model on si
 tower again, on what each patch of an object shows; whole scenes; reading digits on single tiles;
 whole scenes again, at last with the harder questions asked more often. Eight questions per picture
 in one sequence, Muon and AdamW, peak rate 2e-3, bfloat16 autocast. `curriculum.py` holds every
-number. The shipped weights come from one run, stopped and resumed several times; it has not been
-repeated from nothing.
+number. The shipped weights come from a run that was stopped and resumed several times; a second run
+from nothing, not interrupted, gave the same file to the bit (same kind of machine, torch 2.13.0).
 
 ## What it can do
 Exact match of the generated answer on {number} questions about unseen scenes with unseen digits
