@@ -11,7 +11,6 @@ from PIL import Image
 from tests.command import run
 from tests.examples import full_strategy
 from vflowopt_search import __version__
-from vflowopt_search.adapters.registry import families
 from vflowopt_search.calibration.images import open_image
 from vflowopt_search.cli import doctor
 from vflowopt_search.cli.console import table
@@ -96,13 +95,6 @@ def test_show_json_has_the_file_and_what_follows(tmp_path: Path) -> None:
     assert Strategy.model_validate(told["strategy"]) == full_strategy()
     assert told["derived"]["alive_per_layer"] == pytest.approx([0.16] * 3 + [0.112] * 5)
     assert told["derived"]["mean_retained"] == pytest.approx((3 * 0.16 + 5 * 0.112) / 8)
-
-
-def test_models_lists_every_family() -> None:
-    text = run("models").stdout
-    told = json.loads(run("models", "--json").stdout)
-    assert [record["model_type"] for record in told] == [f.model_type for f in families()]
-    assert all(family.model_type in text for family in families())
 
 
 def test_spaces_lists_the_shipped_ones() -> None:

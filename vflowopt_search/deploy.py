@@ -17,10 +17,10 @@ from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.budget import check_claim
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.pruning.occupied import ENGINE, refuse_if_pruned
 from vflowopt_search.pruning.record import Applied, LastPrefill
+from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
-
-ENGINE = "_vflowopt_engine"
 
 
 @contextmanager
@@ -53,22 +53,15 @@ def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterat
     strategy.check_fits(identity)
     check_claim(strategy, identity.decoder_layers)
     refuse_if_pruned(model)
-    engine = PruningEngine(_checked(model, strategy), strategy, Applied())
+    adapter = _checked(model, strategy)
+    require_checked(adapter)
+    engine = PruningEngine(adapter, strategy, Applied())
     with engine.attached():
         object.__setattr__(model, ENGINE, engine)
         try:
             yield engine
         finally:
             object.__delattr__(model, ENGINE)
-
-
-def refuse_if_pruned(model: nn.Module) -> None:
-    """Raise UnsupportedError while a strategy is on this model."""
-    if getattr(model, ENGINE, None) is not None:
-        raise UnsupportedError(
-            "this model is pruned already; leave the `with pruned(...)` block or call "
-            "handle.remove() first"
-        )
 
 
 class Handle:
@@ -110,4 +103,20 @@ def _checked(model: nn.Module, strategy: Strategy) -> Adapter:
             f"the strategy sets positions {strategy.positions!r}, but {adapter.model_type} models "
             f"offer {', '.join(adapter.family.positions)}"
         )
+    if not adapter.knows_grid:
+        _refuse_grids(strategy, adapter.model_type)
     return adapter
+
+
+def _refuse_grids(strategy: Strategy, model_type: str) -> None:
+    """Raise UnsupportedError for what needs to know where tokens lie on their image."""
+    asked = {
+        "recycles tokens by grid cell": strategy.recycling is not None,
+        "weighs the entropy of patches": strategy.importance.entropy_weight != 0,
+    }
+    for what, wanted in asked.items():
+        if wanted:
+            raise UnsupportedError(
+                f"the strategy {what}, but where the tokens of {model_type} models lie on their "
+                f"image is not known; leave that out, or write an adapter (CONTRIBUTING.md)"
+            )

@@ -15,15 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from vflowopt_search.adapters.feeding import feeding
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.calibration.samples import Sample
-from vflowopt_search.deploy import attached_engine, refuse_if_pruned
+from vflowopt_search.deploy import attached_engine
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.objective import MAPS_BYTES, SignalSource
+from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress, prepare
 from vflowopt_search.reference.prepared import batches
+from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
 
 
@@ -89,7 +92,9 @@ def evaluate_accuracy(
         )
     refuse_if_pruned(model)
     adapter = adapter_for(model)
-    prepared = prepare(adapter, processor, samples, pixel_scale(processor))
+    require_checked(adapter, processor)
+    pixels = pixel_scale(processor) if adapter.knows_grid else None
+    prepared = prepare(adapter, processor, samples, pixels)
     maps = AttentionMaps(adapter, processor, samples, prepared, limit_bytes=MAPS_BYTES)
     source = SignalSource(prepared, maps)
     size = min(batch_size, prepared.batch_size())
@@ -123,7 +128,9 @@ def _answer(
             engine = stack.enter_context(attached_engine(model, strategy))
             inputs = source.feed(engine, indices)
         stack.enter_context(torch.inference_mode())
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        given = stack.enter_context(feeding(source.prepared.adapter, inputs))
+        # one beam: older transformers cannot repeat features for more
+        ids = model.generate(**given, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     new = ids[:, inputs["input_ids"].shape[1] :]
     answers: list[str] = processor.batch_decode(new, skip_special_tokens=True)
     return answers

@@ -17,16 +17,18 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
-from vflowopt_search.deploy import attached_engine, refuse_if_pruned
+from vflowopt_search.deploy import attached_engine
 from vflowopt_search.divergence import divergence
 from vflowopt_search.errors import ModelError
 from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
 from vflowopt_search.reference.unpruned import Reference, build_reference
 from vflowopt_search.search_space import ModelFacts
+from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
 
 MAPS_BYTES = 4 * 2**30
@@ -144,12 +146,13 @@ def build_objective(
         name: the model's name for strategy files; where it was loaded from when None.
 
     Raises:
-        ModelError: no adapter serves the model, or it is pruned at the moment.
+        ModelError: no adapter serves the model, it fails its self-check, or it is pruned already.
         CacheError: the cache folder cannot be written.
     """
     refuse_if_pruned(model)
     adapter = adapter_for(model)
-    pixels = pixel_scale(processor)
+    require_checked(adapter, processor)
+    pixels = pixel_scale(processor) if adapter.knows_grid else None
     reference = build_reference(
         adapter, processor, calibration, pixels, cache=cache, progress=progress
     )
@@ -160,6 +163,8 @@ def build_objective(
         pixels=pixels,
         vision_layers_available=adapter.vision_layers,
         packs_positions="packed" in adapter.family.positions,
+        recycles=adapter.knows_grid,
+        scores=adapter.family.scores,
         has_separators=any(
             bool(image.grid.separator_N.any()) for s in prepared.samples for image in s.images
         ),

@@ -45,6 +45,8 @@ class ModelFacts:
         vision_layers_available: encoder layers, rising, whose attention can be read.
         packs_positions: whether the positions of kept tokens can be made consecutive.
         has_separators: whether there are row separators between visual tokens.
+        recycles: whether it is known where tokens lie, so that they can be merged by grid cell.
+        scores: importance scores that it offers.
     """
 
     identity: ModelIdentity
@@ -52,6 +54,8 @@ class ModelFacts:
     vision_layers_available: tuple[int, ...]
     packs_positions: bool = True
     has_separators: bool = True
+    recycles: bool = True
+    scores: tuple[str, ...] = ("received_attention", "text_attention", "uniform", "random")
 
 
 class SearchSpace(SpacePart):
@@ -123,9 +127,10 @@ class SearchSpace(SpacePart):
         """This space for one model; what the model cannot have is fixed, see `notes`.
 
         Raises:
-            SearchSpaceError: the model has too few decoder layers for the stages.
+            SearchSpaceError: the model has too few decoder layers, or lacks a score.
         """
         check_room(self.stages.depths, facts.identity.decoder_layers)
+        self.importance.require_offered(facts.scores, facts.identity.model_type)
         missing = list(_missing(self, facts))
         given = {name: parameter for name, parameter, _ in missing}
         return BoundSpace(_with_fixed(self, given), facts, tuple(note for _, _, note in missing))
@@ -156,6 +161,9 @@ def _missing(space: SearchSpace, facts: ModelFacts) -> Iterator[tuple[str, Param
     if not facts.packs_positions and "packed" in space.positions.possible:
         kept = Parameter.model_validate("original")
         yield "positions", kept, "positions are fixed at original: the model cannot pack them"
+    if not facts.recycles and True in space.recycling.enabled.possible:
+        lost = Parameter.model_validate(False)
+        yield "recycling", lost, "recycling is fixed at false: where tokens lie is not known"
     if not facts.has_separators and space.separators.fixed is None:
         drop = Parameter.model_validate("drop")
         yield "separators", drop, "separators are fixed at drop: the model has none"
@@ -170,7 +178,10 @@ def _with_fixed(space: SearchSpace, given: dict[str, Parameter]) -> SearchSpace:
     silent: dict[str, Any] = dict.fromkeys(given)
     points = {k: point.model_copy(update=silent) for k, point in space.textbook.items()}
     inside = {k: p for k, p in given.items() if k in ImportanceSpace.model_fields}
-    outside = {k: p for k, p in given.items() if k not in inside}
+    outside: dict[str, Any] = {k: p for k, p in given.items() if k not in inside}
+    if "recycling" in given:
+        enabled = {"enabled": given["recycling"]}
+        outside["recycling"] = space.recycling.model_copy(update=enabled)
     importance = space.importance.model_copy(update=inside)
     return space.model_copy(update={**outside, "importance": importance, "textbook": points})
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from vflowopt_search.depths import depth, share_of_depth
+from vflowopt_search.errors import SearchSpaceError
 from vflowopt_search.parameters import (
     Parameter,
     SpacePart,
@@ -51,6 +53,15 @@ class ImportanceSpace(SpacePart):
     """Place among the encoder layers whose attention can be read: 0 the first, 1 the last."""
     context_threshold: Annotated[Parameter, numbers(0, 1e6)]
     entropy_weight: Annotated[Parameter, numbers(-1, 1)]
+
+    def require_offered(self, offered: Sequence[str], model_type: str) -> None:
+        """Raise SearchSpaceError for a score that a model lacks: no other would mean the same."""
+        for name in self.score.possible:
+            if name not in offered:
+                raise SearchSpaceError(
+                    f"the space scores by {name}, which {model_type} models do not offer; "
+                    f"write a space whose importance.score is one of {', '.join(offered)}"
+                )
 
 
 class RecyclingSpace(SpacePart):

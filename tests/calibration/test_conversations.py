@@ -122,7 +122,7 @@ def test_content_in_parts() -> None:
 
 
 def test_a_damaged_picture_within_a_chat_is_told() -> None:
-    rows = [{"messages": messages(picture(1), "data:image/png;base64,=")}]
+    rows = [{"messages": messages(picture(1), "data:image/png;base64,A")}]
     with pytest.raises(CalibrationError, match="an image is no readable image"):
         choose(rows)
 

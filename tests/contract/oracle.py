@@ -74,21 +74,41 @@ def masked_logits(
     strategy: Strategy,
 ) -> Tensor:
     """The logits of the same steps where the same tokens are masked, (B, new, V)."""
-    adapter = adapter_for(model)
     grown = with_answer(inputs, ids[:, :-1], family.new_token_type)
-    alive_LBS = alive_per_layer(adapter, grown, inputs["input_ids"].shape[1], last)
     seen: list[Tensor] = []
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_masking(adapter, alive_LBS))
-        rewrite = _Rewrite(adapter, grown, alive_LBS, last, strategy)
-        hook = adapter.backbone.register_forward_pre_hook(rewrite, with_kwargs=True)
-        stack.callback(hook.remove)
+    with torch.no_grad(), forbidding(model, grown, inputs["input_ids"].shape[1], last, strategy):
         head = model.get_output_embeddings()
         hook = head.register_forward_hook(lambda m, a, out: seen.append(out[:, -NEW_TOKENS:]))
-        stack.callback(hook.remove)
         model(**grown, use_cache=False)
+        hook.remove()
     return seen[0]
+
+
+@contextmanager
+def forbidding(
+    model: Any, grown: dict[str, Any], prompt: int, last: LastPrefill, strategy: Strategy
+) -> Iterator[list[Tensor]]:
+    """Forbid the model to look at what was removed from these prompts, inside the `with` block.
+
+    Args:
+        model: the unpruned model.
+        grown: the inputs that it will be given, answers included.
+        prompt: length of the prompts.
+        last: what was removed.
+        strategy: says how positions are counted.
+
+    Yields:
+        Which tokens are alive at each decoder layer, boolean (B, S).
+    """
+    adapter = adapter_for(model)
+    alive_LBS = alive_per_layer(adapter, grown, prompt, last)
+    rewrite = _Rewrite(adapter, grown, alive_LBS, last, strategy)
+    with _masking(adapter, alive_LBS):
+        hook = adapter.backbone.register_forward_pre_hook(rewrite, with_kwargs=True)
+        try:
+            yield alive_LBS
+        finally:
+            hook.remove()
 
 
 def with_answer(inputs: BatchFeature, ids: Tensor, token_type: int) -> dict[str, Any]:
@@ -191,7 +211,8 @@ def _masking(adapter: Adapter, alive_LBS: list[Tensor]) -> Iterator[None]:
         for name in ("sliding_window", "attention_chunk_size")
         if getattr(config, name, None)
     }
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(alive_LBS)
+    same = "sliding_attention" if "sliding_window" in windows else "full_attention"
+    kinds = getattr(config, "layer_types", None) or [same] * len(alive_LBS)
     implementation = config._attn_implementation_internal
     with ExitStack() as stack:
         for layer, alive_BS in enumerate(alive_LBS):
@@ -218,7 +239,7 @@ def _attention_of(module: Any, function: Any) -> Iterator[None]:
         yield
     finally:
         module.config = original
-        del ALL_ATTENTION_FUNCTIONS[name]
+        del ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-untyped-call]
 
 
 class _Masked:

@@ -9,9 +9,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -45,6 +48,7 @@ class TinyFamily:
         tweak: changes a random model after its weights were drawn, None if nothing needs it.
         new_token_type: token type of generated tokens, where prompts have token types.
         fp64: largest difference between removing and masking in fp64.
+        newest_only: an older transformers builds the model in another way, which is refused.
     """
 
     name: str
@@ -56,6 +60,7 @@ class TinyFamily:
     tweak: Callable[[Any], None] | None = None
     new_token_type: int = 0
     fp64: float = 1e-9
+    newest_only: bool = False
 
     def model(
         self, *, attn: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0
@@ -101,10 +106,29 @@ def noise_images(sizes: Sequence[tuple[int, int]], seed: int = 5) -> list[Image.
 def _collect() -> dict[str, TinyFamily]:
     found: dict[str, TinyFamily] = {}
     for module in pkgutil.iter_modules(__path__):
-        for family in getattr(importlib.import_module(f"{__name__}.{module.name}"), "FAMILIES", ()):
+        for family in _families_of(f"{__name__}.{module.name}"):
             assert family.name not in found, family.name
-            found[family.name] = family
+            if not (family.newest_only and older_transformers()):
+                found[family.name] = family
     return dict(sorted(found.items()))
+
+
+def _families_of(module: str) -> Sequence[TinyFamily]:
+    """The variants of one module; none where an older transformers lacks its classes."""
+    try:
+        families: Sequence[TinyFamily] = getattr(importlib.import_module(module), "FAMILIES", ())
+    except ImportError as error:
+        if not (older_transformers() and (error.name or "").startswith("transformers")):
+            raise
+        return ()
+    return families
+
+
+def older_transformers() -> bool:
+    """Whether transformers is older than the version that constraints.txt pins."""
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    [pinned] = [line for line in lines if line.startswith("transformers==")]
+    return Version(transformers.__version__) < Version(pinned.partition("==")[2])
 
 
 def tiny(name: str) -> TinyFamily:

@@ -1,4 +1,4 @@
-"""GLM-4.1V, 4.5V (with experts) and 4.6V: a video is spelled with image tokens, frame by frame.
+"""GLM-4.1V, 4.5V (with experts), 4.6V and likes: a video is spelled by frames of image tokens.
 
 Between the marks of a video's beginning and end, image tokens belong to the video; transformers
 takes images or a video in a batch, not both.
@@ -17,6 +17,8 @@ from transformers import (
     Glm46VConfig,
     Glm46VImageProcessorPil,
     Glm46VProcessor,
+    GlmgaConfig,
+    GlmOcrConfig,
     ProcessorMixin,
 )
 
@@ -95,6 +97,14 @@ def _46_config() -> Glm46VConfig:
     return Glm46VConfig(**_sizes())
 
 
+def _ocr_config() -> GlmOcrConfig:
+    return GlmOcrConfig(**_sizes(head_dim=8))
+
+
+def _ga_config() -> GlmgaConfig:
+    return GlmgaConfig(**_sizes())
+
+
 def _processor() -> ProcessorMixin:
     return without_video(Glm4vProcessor)(
         image_processor=Glm4vImageProcessorPil(**image_options(frames=PAIR)),
@@ -132,6 +142,9 @@ FAMILIES = [
         ("glm4v", _config, _processor),
         ("glm4v_moe", _moe_config, _processor),
         ("glm46v", _46_config, _46_processor),
+        ("glm_ocr", _ocr_config, _46_processor),
+        ("glmga", _ga_config, _46_processor),
     )
     for suffix, make in (("", single_images), ("-images", several_images), ("-video", videos))
+    if suffix != "-images" or model_type.startswith("glm4")  # the others run the same code
 ]

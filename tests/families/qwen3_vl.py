@@ -1,5 +1,7 @@
-"""Qwen3-VL, dense and with experts: features of three vision layers enter the first three decoder
-layers (deepstack), and the frames of a video stand apart in the prompt, each behind its time.
+"""Qwen3-VL, dense and with experts, and Cosmos 3, which is built of its parts.
+
+Features of three vision layers enter the first three decoder layers (deepstack), and the frames of
+a video stand apart in the prompt, each behind its time.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformers import (
+    Cosmos3OmniConfig,
     ProcessorMixin,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
@@ -62,6 +65,14 @@ def _moe_config() -> Qwen3VLMoeConfig:
     return Qwen3VLMoeConfig(text_config=text, vision_config=VISION, **token_options())
 
 
+def _cosmos_config() -> Cosmos3OmniConfig:
+    text = {"model_type": "qwen3_vl_text"} | sizes_of_text(TIMED, mrope_interleaved=True)
+    vision = {"model_type": "qwen3_vl_vision"} | VISION
+    return Cosmos3OmniConfig(
+        text_config=text | {"head_dim": 8}, vision_config=vision, **token_options()
+    )
+
+
 def _processor() -> ProcessorMixin:
     return without_video(Qwen3VLProcessor)(
         image_processor=Qwen2VLImageProcessorPil(**image_options()),
@@ -100,5 +111,6 @@ FAMILIES = [
         ("qwen3_vl", _config, "-images+video", images_and_videos),
         ("qwen3_vl_moe", _moe_config, "", single_images),
         ("qwen3_vl_moe", _moe_config, "-video", videos),
+        ("cosmos3_omni", _cosmos_config, "", images_and_videos),
     )
 ]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vflowopt_search.ops import attention
 from vflowopt_search.ops.attention import attention_received, text_attention
 
 SHAPES = [(1, 1), (3, 7), (257, 257), (64, 33)]  # (queries, keys)
@@ -31,10 +32,16 @@ def whole_map(query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block", [1, 5, 512])
 def test_received_is_the_mean_of_the_whole_map(
-    queries: int, keys: int, heads: tuple[int, int], dtype: torch.dtype, block: int
+    queries: int,
+    keys: int,
+    heads: tuple[int, int],
+    dtype: torch.dtype,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", block)
     query_BHQD, key_BHND = projections(queries, keys, heads, dtype)
-    received_BN = attention_received(query_BHQD, key_BHND, 0.4, block=block)
+    received_BN = attention_received(query_BHQD, key_BHND, 0.4)
     expected_BN = whole_map(query_BHQD, key_BHND, 0.4).mean((1, 2)).float()
     assert received_BN.dtype == torch.float32
     torch.testing.assert_close(received_BN, expected_BN, rtol=1e-5, atol=1e-6)
@@ -42,13 +49,16 @@ def test_received_is_the_mean_of_the_whole_map(
 
 @pytest.mark.parametrize("block", [1, 3, 512])
 @pytest.mark.parametrize("as_type", [torch.bool, torch.float32])
-def test_weights_choose_the_queries_of_the_mean(block: int, as_type: torch.dtype) -> None:
+def test_weights_choose_the_queries_of_the_mean(
+    block: int, as_type: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", block)
     query_BHQD, key_BHND = projections(7, 7)
     chosen = [[0, 4], [6]]
     weight_BQ = torch.zeros(2, 7, dtype=as_type)
     for row, queries in enumerate(chosen):
         weight_BQ[row, queries] = 1
-    received_BN = attention_received(query_BHQD, key_BHND, 0.4, weight_BQ, block)
+    received_BN = attention_received(query_BHQD, key_BHND, 0.4, weight_BQ)
     map_BQN = whole_map(query_BHQD, key_BHND, 0.4).mean(1)
     expected_BN = torch.stack([map_BQN[row, queries].mean(0) for row, queries in enumerate(chosen)])
     torch.testing.assert_close(received_BN, expected_BN.float(), rtol=1e-5, atol=1e-6)
@@ -66,9 +76,39 @@ def test_only_the_proportions_of_the_weights_count() -> None:
 
 
 @pytest.mark.parametrize(("queries", "keys"), SHAPES)
-def test_received_sums_to_one(queries: int, keys: int) -> None:
-    received_BN = attention_received(*projections(queries, keys), 0.4, block=2)
+def test_received_sums_to_one(queries: int, keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", 2)
+    received_BN = attention_received(*projections(queries, keys), 0.4)
     torch.testing.assert_close(received_BN.sum(-1), torch.ones(2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 3, 512])
+def test_windows_do_not_see_each_other(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", block)
+    query_BHQD, key_BHND = projections(9, 9)
+    sizes, weight_BQ = [4, 1, 4], torch.rand(2, 9) + 0.1
+    window_N = torch.tensor([0] * 4 + [1] + [5] * 4)
+    received_BN = attention_received(query_BHQD, key_BHND, 0.4, weight_BQ, window_N)
+    alone = [
+        attention_received(query, key, 0.4, weight) * weight.sum(-1, keepdim=True)
+        for query, key, weight in zip(
+            torch.split(query_BHQD, sizes, 2),
+            torch.split(key_BHND, sizes, 2),
+            torch.split(weight_BQ, sizes, 1),
+            strict=True,
+        )
+    ]
+    expected_BN = torch.cat(alone, 1) / weight_BQ.sum(-1, keepdim=True)
+    torch.testing.assert_close(received_BN, expected_BN, rtol=1e-5, atol=1e-6)
+
+
+def test_one_window_is_no_window() -> None:
+    query_BHQD, key_BHND = projections(9, 9)
+    one_window_N = torch.full((9,), 3)
+    assert torch.equal(
+        attention_received(query_BHQD, key_BHND, 0.4, window_N=one_window_N),
+        attention_received(query_BHQD, key_BHND, 0.4),
+    )
 
 
 def test_double_precision_stays_double() -> None:

@@ -68,6 +68,8 @@ class Adapter(ABC):
     """
 
     family: ClassVar[Family]
+    knows_grid: ClassVar[bool] = True
+    """Whether it is known where tokens lie on their image; recycling and entropy need it."""
 
     def __init__(self, model: nn.Module) -> None:
         """Raise UnsupportedError where this very model is one the family cannot do right."""
@@ -151,6 +153,10 @@ class Adapter(ABC):
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """Geometry of each image of one `get_image_features` call."""
 
+    def images_of(self, call: Mapping[str, Any], encoded: Any) -> tuple[ImageGeometry, ...]:
+        """The same where what the call gave is at hand; only that may tell how many tokens."""
+        return self.images(call)
+
     def videos(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """Geometry of each video of one `get_video_features` call."""
         raise UnsupportedError(
@@ -186,8 +192,10 @@ class Adapter(ABC):
         flat = isinstance(pooled, Tensor) and pooled.dim() == 2
         return [pooled] if flat else list(pooled)
 
-    def encoded(self, features: Sequence[Tensor]) -> BaseModelOutputWithPooling:
-        """The reverse of `features`, one per image: what `mm_encoder_outputs` must hold."""
+    def encoded(
+        self, features: Sequence[Tensor], kind: str = "image"
+    ) -> BaseModelOutputWithPooling:
+        """The reverse of `features`: what `mm_encoder_outputs[kind]` holds."""
         output = BaseModelOutputWithPooling()
         output["pooler_output"] = self.stacked_features(features)
         return output

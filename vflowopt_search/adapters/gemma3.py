@@ -59,3 +59,15 @@ class Gemma3Adapter(Adapter):
             window = int(options["config"].sliding_window)
             options["and_mask_function"] = sliding_window_overlay(window)
         return super().layer_mask("full_attention", None, **options)
+
+
+class ShieldGemma2Adapter(Gemma3Adapter):
+    """`shieldgemma2`: a `gemma3` that judges images, loaded as a model that answers."""
+
+    family = Family(
+        model_type="shieldgemma2",
+        inputs=("image", "several images"),
+        positions=("original", "packed"),
+        scores=ALL_SCORES,
+        limits="load it with AutoModelForImageTextToText, not as a classifier of images",
+    )

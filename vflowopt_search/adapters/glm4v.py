@@ -1,4 +1,4 @@
-"""GLM-4.1V, GLM-4.5V (with experts) and GLM-4.6V."""
+"""GLM-4.1V, GLM-4.5V (with experts), GLM-4.6V, and what is built as they are."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ class Glm46VAdapter(Glm4vAdapter):
     """`glm46v`: built as `glm4v`."""
 
     family = Family("glm46v", INPUTS, POSITIONS, ALL_SCORES, LIMITS)
+
+
+class GlmOcrAdapter(Glm4vAdapter):
+    """`glm_ocr`: a small `glm4v`, whose vision attention has norms of its own."""
+
+    family = Family("glm_ocr", INPUTS, POSITIONS, ALL_SCORES, LIMITS)
+
+
+class GlmgaAdapter(Glm4vAdapter):
+    """`glmga`: run by the classes of `glm46v`."""
+
+    family = Family("glmga", INPUTS, POSITIONS, ALL_SCORES, LIMITS)

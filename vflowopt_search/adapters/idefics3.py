@@ -78,5 +78,5 @@ class SmolVLMAdapter(Idefics3Adapter):
         inputs=("image (any resolution)", "several images", "video"),
         positions=("original", "packed"),
         scores=ALL_SCORES,
-        limits=LIMITS,
+        limits=f"{LIMITS}; its processor needs num2words",
     )

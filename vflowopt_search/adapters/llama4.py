@@ -24,7 +24,8 @@ class Llama4Adapter(Adapter):
         scores=ALL_SCORES,
         limits=(
             "each tile of an image counts as an image of its own; attention chunks span the "
-            "tokens that are left; its image processor needs torchvision"
+            "tokens that are left; its image processor needs torchvision, and transformers has no "
+            "beam search for its images"
         ),
     )
 
@@ -50,7 +51,9 @@ class Llama4Adapter(Adapter):
         """An encoding as one (N, D) per tile; the projector comes later, inside forward."""
         return list(output.last_hidden_state)
 
-    def encoded(self, features: Sequence[Tensor]) -> BaseModelOutputWithPooling:
+    def encoded(
+        self, features: Sequence[Tensor], kind: str = "image"
+    ) -> BaseModelOutputWithPooling:
         """The reverse of `features`, as `mm_encoder_outputs` must hold it."""
         output = BaseModelOutputWithPooling()
         output["last_hidden_state"] = torch.stack(list(features))

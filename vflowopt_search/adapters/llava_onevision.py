@@ -68,7 +68,7 @@ class LlavaOnevisionAdapter(MosaicAdapter):
         self, features: Sequence[Tensor], kind: str = "image"
     ) -> BaseModelOutputWithPooling:
         """Images as a list, videos as one tensor."""
-        output = super().encoded(features)
+        output = super().encoded(features, kind)
         if kind == "video":
             output["pooler_output"] = one_tensor(features)
         return output

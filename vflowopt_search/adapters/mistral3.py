@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vflowopt_search.adapters.base import ALL_SCORES, Adapter, Family, Parts
+from vflowopt_search.adapters.base import ALL_SCORES, Adapter, Family, Parts, member
 from vflowopt_search.adapters.pixtral import (
     ROW_ENDS,
     pixtral_gray,
@@ -42,3 +42,22 @@ class Mistral3Adapter(Adapter):
     ) -> tuple[Tensor, ...]:
         """Grey levels of the patches of each image, what the batch is padded with left out."""
         return pixtral_gray(tower_inputs[0], images, pixels, self.patch_size)
+
+
+class LightOnOcrAdapter(Mistral3Adapter):
+    """`lighton_ocr`: the same build under other names, with a Qwen 3 decoder."""
+
+    family = Family(
+        model_type="lighton_ocr",
+        inputs=("image (any resolution)", "several images"),
+        positions=("original", "packed"),
+        scores=ALL_SCORES,
+        limits="row ends count as text and stay",
+    )
+
+    def parts(self) -> Parts:
+        """Its tower is called encoder."""
+        base = member(self.model, "model")
+        tower = member(base, "vision_encoder")
+        attentions = [layer.attention for layer in member(tower, "transformer").layers]
+        return Parts(base, member(base, "language_model"), tower, attentions)

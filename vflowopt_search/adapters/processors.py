@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import transformers
@@ -60,7 +61,10 @@ def without_video(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]
             )
         return own_call(self, *args, **kwargs)
 
-    body = {"__module__": processor_class.__module__, "__call__": refuse_video}
+    body: dict[str, Any] = {"__module__": processor_class.__module__, "__call__": refuse_video}
+    if "apply_chat_template" in vars(processor_class):
+        # SmolVLM's own one reads how videos are sampled, also where there is none
+        body["video_processor"] = SimpleNamespace(num_frames=None, fps=None)
     return type(processor_class.__name__, (processor_class, _WithoutVideo), body)
 
 

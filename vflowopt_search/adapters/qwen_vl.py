@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense and with experts).
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense and with experts), and what is built as they are.
 
 Shape suffixes: N = visual tokens of an image or video, D = features, L = deepstack layers.
 """
@@ -19,6 +19,8 @@ from vflowopt_search.importance.signals import ImageGeometry
 INPUTS = ("image (any resolution)", "several images", "video")
 POSITIONS = ("original",)
 PACKED = "3-D positions cannot be packed"
+FULL_LAYERS = "importance from vision layers with full attention only"
+AUDIO = "audio stays whole; of a model that speaks, its `thinker` alone"
 
 
 class Qwen2VLAdapter(MergedPatchesAdapter):
@@ -35,7 +37,7 @@ class Qwen25VLAdapter(MergedPatchesAdapter):
         INPUTS,
         POSITIONS,
         ALL_SCORES,
-        limits=f"{PACKED}; importance from vision layers with full attention only",
+        limits=f"{PACKED}; {FULL_LAYERS}",
     )
 
     @property
@@ -60,6 +62,24 @@ class Qwen25VLAdapter(MergedPatchesAdapter):
         return (place_N[:, None] * len(block) + block).flatten()
 
 
+class Qwen25OmniThinkerAdapter(Qwen25VLAdapter):
+    """`qwen2_5_omni_thinker`: `qwen2_5_vl` that hears too."""
+
+    family = Family(
+        "qwen2_5_omni_thinker",
+        INPUTS,
+        POSITIONS,
+        ALL_SCORES,
+        limits=f"{PACKED}; {FULL_LAYERS}; {AUDIO}",
+    )
+
+
+class Exaone45Adapter(Qwen25VLAdapter):
+    """`exaone4_5`: the vision encoder of `qwen2_5_vl` before a decoder with plain positions."""
+
+    family = Family("exaone4_5", INPUTS, ("original", "packed"), ALL_SCORES, limits=FULL_LAYERS)
+
+
 class Qwen3VLAdapter(MergedPatchesAdapter):
     """`qwen3_vl`: features of several vision layers enter the first decoder layers (deepstack)."""
 
@@ -72,7 +92,9 @@ class Qwen3VLAdapter(MergedPatchesAdapter):
             for layers in zip(output.pooler_output, *output.deepstack_features, strict=True)
         ]
 
-    def encoded(self, features: Sequence[Tensor]) -> BaseModelOutputWithPooling:
+    def encoded(
+        self, features: Sequence[Tensor], kind: str = "image"
+    ) -> BaseModelOutputWithPooling:
         """The reverse of `features`, as `mm_encoder_outputs` must hold it."""
         output = BaseModelOutputWithPooling()
         output["pooler_output"] = [one[:, 0] for one in features]
@@ -87,6 +109,20 @@ class Qwen3VLMoeAdapter(Qwen3VLAdapter):
     """`qwen3_vl_moe`: `qwen3_vl` whose decoder layers hold experts."""
 
     family = Family("qwen3_vl_moe", INPUTS, POSITIONS, ALL_SCORES, limits=PACKED)
+
+
+class Qwen3OmniMoeThinkerAdapter(Qwen3VLAdapter):
+    """`qwen3_omni_moe_thinker`: `qwen3_vl_moe` that hears too."""
+
+    family = Family(
+        "qwen3_omni_moe_thinker", INPUTS, POSITIONS, ALL_SCORES, limits=f"{PACKED}; {AUDIO}"
+    )
+
+
+class Cosmos3OmniAdapter(Qwen3VLAdapter):
+    """`cosmos3_omni`: the parts of `qwen3_vl`, by another name."""
+
+    family = Family("cosmos3_omni", INPUTS, POSITIONS, ALL_SCORES, limits=PACKED)
 
 
 def _place_by_window(image: ImageGeometry, window: int) -> Tensor:

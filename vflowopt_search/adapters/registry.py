@@ -9,8 +9,17 @@ from typing import Any
 from torch import nn
 
 from vflowopt_search.adapters.base import Adapter, Family
-from vflowopt_search.adapters.gemma3 import Gemma3Adapter
-from vflowopt_search.adapters.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46VAdapter
+from vflowopt_search.adapters.gemma3 import Gemma3Adapter, ShieldGemma2Adapter
+from vflowopt_search.adapters.gemma4 import Gemma4Adapter
+from vflowopt_search.adapters.generic import GenericAdapter
+from vflowopt_search.adapters.glm4v import (
+    Glm4vAdapter,
+    Glm4vMoeAdapter,
+    Glm46VAdapter,
+    GlmgaAdapter,
+    GlmOcrAdapter,
+)
+from vflowopt_search.adapters.granite_docling import GraniteDoclingAdapter
 from vflowopt_search.adapters.idefics3 import Idefics3Adapter, SmolVLMAdapter
 from vflowopt_search.adapters.internvl import InternVLAdapter
 from vflowopt_search.adapters.llama4 import Llama4Adapter
@@ -18,14 +27,44 @@ from vflowopt_search.adapters.llava import LlavaAdapter
 from vflowopt_search.adapters.llava_next import LlavaNextAdapter
 from vflowopt_search.adapters.llava_next_video import LlavaNextVideoAdapter
 from vflowopt_search.adapters.llava_onevision import LlavaOnevisionAdapter
-from vflowopt_search.adapters.mistral3 import Mistral3Adapter
+from vflowopt_search.adapters.mistral3 import LightOnOcrAdapter, Mistral3Adapter
+from vflowopt_search.adapters.molmo2 import Molmo2Adapter
+from vflowopt_search.adapters.packed_patches import (
+    Cosmos3EdgeAdapter,
+    HunYuanVLAdapter,
+    KimiK25Adapter,
+    PaddleOCRVLAdapter,
+    VideoLlama3Adapter,
+)
 from vflowopt_search.adapters.paligemma import PaliGemmaAdapter
+from vflowopt_search.adapters.plugins import plugin_adapter, plugin_families
+from vflowopt_search.adapters.qwen_relatives import (
+    CohereCompassAdapter,
+    HyperClovaXVisionAdapter,
+    MuseGlimmerAdapter,
+    MuseSparkAdapter,
+)
 from vflowopt_search.adapters.qwen_vl import (
+    Cosmos3OmniAdapter,
+    Exaone45Adapter,
     Qwen2VLAdapter,
+    Qwen3OmniMoeThinkerAdapter,
     Qwen3VLAdapter,
     Qwen3VLMoeAdapter,
+    Qwen25OmniThinkerAdapter,
     Qwen25VLAdapter,
 )
+from vflowopt_search.adapters.square_tiles import (
+    AyaVisionAdapter,
+    Cohere2VisionAdapter,
+    DeepseekVLAdapter,
+    DeepseekVLHybridAdapter,
+    JanusAdapter,
+    Ovis2Adapter,
+    QianfanOCRAdapter,
+    VipLlavaAdapter,
+)
+from vflowopt_search.adapters.unsupported import UNSUPPORTED
 from vflowopt_search.adapters.video_llava import VideoLlavaAdapter
 from vflowopt_search.errors import ModelError
 from vflowopt_search.strategy import ModelIdentity
@@ -33,25 +72,53 @@ from vflowopt_search.strategy import ModelIdentity
 ADAPTERS: dict[str, type[Adapter]] = {
     adapter.family.model_type: adapter
     for adapter in (
+        AyaVisionAdapter,
+        Cohere2VisionAdapter,
+        CohereCompassAdapter,
+        Cosmos3EdgeAdapter,
+        Cosmos3OmniAdapter,
+        DeepseekVLAdapter,
+        DeepseekVLHybridAdapter,
+        Exaone45Adapter,
         Gemma3Adapter,
+        Gemma4Adapter,
+        Glm46VAdapter,
         Glm4vAdapter,
         Glm4vMoeAdapter,
-        Glm46VAdapter,
+        GlmgaAdapter,
+        GlmOcrAdapter,
+        GraniteDoclingAdapter,
+        HunYuanVLAdapter,
+        HyperClovaXVisionAdapter,
         Idefics3Adapter,
         InternVLAdapter,
+        JanusAdapter,
+        KimiK25Adapter,
+        LightOnOcrAdapter,
         Llama4Adapter,
         LlavaAdapter,
         LlavaNextAdapter,
         LlavaNextVideoAdapter,
         LlavaOnevisionAdapter,
         Mistral3Adapter,
+        Molmo2Adapter,
+        MuseGlimmerAdapter,
+        MuseSparkAdapter,
+        Ovis2Adapter,
+        PaddleOCRVLAdapter,
         PaliGemmaAdapter,
-        Qwen2VLAdapter,
+        QianfanOCRAdapter,
+        Qwen25OmniThinkerAdapter,
         Qwen25VLAdapter,
+        Qwen2VLAdapter,
+        Qwen3OmniMoeThinkerAdapter,
         Qwen3VLAdapter,
         Qwen3VLMoeAdapter,
+        ShieldGemma2Adapter,
         SmolVLMAdapter,
+        VideoLlama3Adapter,
         VideoLlavaAdapter,
+        VipLlavaAdapter,
     )
 }
 
@@ -60,25 +127,36 @@ _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "a
 
 
 def families() -> list[Family]:
-    """The supported families, by name."""
-    return [ADAPTERS[name].family for name in sorted(ADAPTERS)]
+    """The supported families, by name: our own, and those of packages installed beside us."""
+    own = [adapter.family for adapter in ADAPTERS.values()]
+    return sorted([*own, *plugin_families(ADAPTERS)], key=lambda family: family.model_type)
 
 
 def adapter_for(model: nn.Module) -> Adapter:
-    """The adapter of a loaded model.
+    """The adapter of a loaded model: our own, one of a package beside us, or one by structure.
 
     Raises:
-        ModelError: no adapter serves this kind of model.
+        ModelError: no adapter serves this kind of model, or the one that should cannot be loaded.
         UnsupportedError: the family is served, but not this variant of it.
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper is not the model
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    if model_type not in ADAPTERS:
+    served = ADAPTERS.get(str(model_type)) or plugin_adapter(str(model_type))
+    if served is not None:
+        return served(model)
+    if model_type in UNSUPPORTED:
         raise ModelError(
-            f"no adapter serves model_type {model_type!r} ({type(model).__name__}); "
+            f"models of type {model_type!r} cannot be pruned: {UNSUPPORTED[model_type]}; "
             f"supported are: {', '.join(sorted(ADAPTERS))}"
         )
-    return ADAPTERS[model_type](model)
+    try:
+        return GenericAdapter(model)
+    except ModelError as error:
+        raise ModelError(
+            f"no adapter serves model_type {model_type!r} ({type(model).__name__}), and its "
+            f"structure is not known either: {error}; "
+            f"supported are: {', '.join(sorted(ADAPTERS))}; CONTRIBUTING.md shows how to add one"
+        ) from error
 
 
 def identity_of(model: nn.Module, name: str | None = None) -> ModelIdentity:

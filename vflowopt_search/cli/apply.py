@@ -118,10 +118,13 @@ def answers(
     loaded: tuple[Any, Any], strategy: Strategy, sample: Sample, max_new_tokens: int
 ) -> tuple[Answer, Answer]:
     """The answer of the whole model and of the pruned one, each timed after a warm-up."""
+    from vflowopt_search.adapters.registry import adapter_for
     from vflowopt_search.calibration.encoding import encode
     from vflowopt_search.deploy import pruned
+    from vflowopt_search.selfcheck.check import require_checked
 
     model, processor = loaded
+    require_checked(adapter_for(model), processor)
     inputs = encode(processor, [sample], model.device)
     _generate(model, inputs, 1)  # the first call also sets up threads, kernels and caches
     with pruned(model, strategy) as applied:

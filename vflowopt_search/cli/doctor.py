@@ -1,21 +1,29 @@
-"""`doctor`: what this machine has, and what can be done with it."""
+"""`doctor`: what this machine has and can be done with it, and whether a model is pruned right."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vflowopt_search import __version__
-from vflowopt_search.cli.console import print_json, stdout, table
-from vflowopt_search.cli.options import Json
+from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
+from vflowopt_search.cli.loading import SHIPPED, ModelSource, load_model, load_processor
+from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, RandomInit, TrustRemoteCode
+from vflowopt_search.errors import ModelError
 
-_REQUIRED = ("torch", "transformers", "optuna", "datasets", "pydantic", "pyarrow", "plotly")
+if TYPE_CHECKING:
+    from vflowopt_search.selfcheck.report import Report
+
+PACKAGE = "vflowopt-search"
 _OPTIONAL = {
     "torchvision": "faster image processors, and video; images work without it",
+    "av": "video files; pip installs it with the extra `video`",
 }
 
 
@@ -30,12 +38,67 @@ class Finding:
 
 
 def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Check pruning on this model: hub name, folder, or `testbed`."),
+    ] = None,
+    random_init: RandomInit = None,
+    device: Device = "auto",
+    dtype: Dtype = DtypeName.auto,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Tell versions, devices and what is usable here; exit code 1 when something needed lacks.
+    """Tell what is usable here or, of a model, whether it is pruned right; exit code 1 if not.
 
     Example: vflowopt-search doctor
+
+    Example: vflowopt-search doctor llava-hf/llava-1.5-7b-hf
     """
+    if model is None and random_init is None:
+        _diagnose_machine(as_json)
+        return
+    source = ModelSource(model or SHIPPED, device, dtype.value, trust_remote_code, random_init)
+    quiet_progress_bars()
+    report, note = examined(source)
+    if as_json:
+        print_json({"model": source.name, "note": note, **report.to_plain()})
+    else:
+        _print_report(source.name, report, note)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def examined(source: ModelSource) -> tuple[Report, str]:
+    """The self-check of a model, and why it went without a processor if it did.
+
+    Raises:
+        ModelError: the model cannot be loaded, nobody serves it, or nothing can be asked of it.
+    """
+    from vflowopt_search.selfcheck.check import check_model
+
+    model, note = load_model(source), ""
+    processor: Any = None
+    try:
+        processor = load_processor(source)
+    except ModelError as error:
+        note = f"no processor: {error}"
+    return check_model(model, processor), note
+
+
+def _print_report(name: str, report: Report, note: str) -> None:
+    console = stdout()
+    about = f"{name}: {report.model_type}, served by {report.adapter}, asked with {report.inputs}"
+    console.print(about, soft_wrap=True)
+    if note:
+        console.print(note, soft_wrap=True)
+    rows = [
+        (check.name, f"{check.figure:.2g}", f"{check.limit:.2g}", "yes" if check.passed else "NO")
+        for check in report.checks
+    ]
+    console.print(table(("check", "figure", "limit", "ok"), rows))
+
+
+def _diagnose_machine(as_json: bool) -> None:
     findings = [*_packages(), *_devices(), *_shipped()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -49,10 +112,10 @@ def doctor(
 def _packages() -> list[Finding]:
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
     findings = [
-        Finding("vflowopt-search", __version__, True),
+        Finding(PACKAGE, __version__, True),
         Finding("python", platform.python_version(), True, system),
     ]
-    for name in _REQUIRED:
+    for name in required_packages():
         found = _version(name)
         note = "" if found else "needed; install vflowopt-search again"
         findings.append(Finding(name, found or "absent", bool(found), note))
@@ -60,6 +123,16 @@ def _packages() -> list[Finding]:
         found = _version(name)
         findings.append(Finding(name, found or "absent", bool(found), f"optional: {note}"))
     return findings
+
+
+def required_packages() -> list[str]:
+    """What this package's own metadata says that it needs, extras left out."""
+    try:
+        lines = requires(PACKAGE) or []
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return []
+    needed = [line for line in lines if "extra ==" not in line]
+    return [name[0] for line in needed if (name := re.match(r"[\w.-]+", line))]
 
 
 def _version(package: str) -> str | None:

@@ -52,6 +52,7 @@ class Job:
         racing: stop hopeless trials early.
         cache: folder of what does not depend on the trial; None is the user's cache folder.
         accuracy: measure accuracy on held-out questions, which only the shipped model has.
+        self_check: make sure that the model is pruned right, before anything is measured.
     """
 
     recipe: StudyRecipe
@@ -63,6 +64,7 @@ class Job:
     racing: bool = True
     cache: Path | None = None
     accuracy: bool = True
+    self_check: bool = True
 
     @property
     def study_name(self) -> str:

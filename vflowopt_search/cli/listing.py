@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 from vflowopt_search.cli.console import print_json, stdout, table
 from vflowopt_search.cli.options import Json
 
+if TYPE_CHECKING:
+    from vflowopt_search.adapters.base import Family
+
+WIDE = 140  # characters in which five columns of words can be read
+COLUMNS = ("family", "inputs", "positions", "importance scores", "limits")
+
 
 def models(as_json: Json = False) -> None:
-    """List the model families that can be searched and pruned.
+    """List the model families that can be searched and pruned, and the limits of each.
 
     Example: vflowopt-search models
     """
-    from dataclasses import asdict
-
+    from vflowopt_search.adapters.generic import GenericAdapter
     from vflowopt_search.adapters.registry import families
 
-    records = [asdict(family) for family in families()]
+    listed = [*families(), GenericAdapter.family]
     if as_json:
-        print_json(records)
+        print_json([asdict(family) for family in listed])
         return
-    rows = [[_cell(value) for value in record.values()] for record in records]
-    stdout().print(table([name.replace("_", " ") for name in records[0]], rows))
+    console = stdout()
+    rows = [_cells(family) for family in listed]
+    if console.width >= WIDE:
+        console.print(table(COLUMNS, rows))
+        return
+    stacked = [
+        (cells[0], "\n".join(f"{name}: {cell}" for name, cell in _named(cells))) for cells in rows
+    ]
+    console.print(table((COLUMNS[0], ", ".join(COLUMNS[1:])), stacked))
 
 
 def spaces(as_json: Json = False) -> None:
@@ -37,5 +52,11 @@ def spaces(as_json: Json = False) -> None:
     stdout().print(table(("space", "what it searches"), known))
 
 
-def _cell(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _cells(family: Family) -> tuple[str, ...]:
+    lists = (family.inputs, family.positions, family.scores)
+    return (family.model_type, *(", ".join(each) for each in lists), family.limits)
+
+
+def _named(cells: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The cells after the first that say something, each with its column."""
+    return [(name, cell) for name, cell in zip(COLUMNS[1:], cells[1:], strict=True) if cell]

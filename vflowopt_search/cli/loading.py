@@ -45,22 +45,45 @@ def load(source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:
     Raises:
         ModelError: the device, the precision, the model or the processor cannot be had.
     """
+    return load_model(source), load_processor(source)
+
+
+def load_model(source: ModelSource) -> PreTrainedModel:
+    """The model alone, in eval mode on its device.
+
+    Raises:
+        ModelError: the device, the precision or the model cannot be had.
+    """
     from vflowopt_search.adapters import loading
 
     place = _place(source)
     if source.random_init is not None:
-        model = loading.random_init(source.random_init, **place)
-        given = source.random_init
-        folder = given if given.is_dir() else given.parent
-        beside = source.model if source.model != SHIPPED else str(folder)
-        return model, loading.load_processor(beside, trust_remote_code=source.trust_remote_code)
+        return loading.random_init(source.random_init, **place)
     if source.model == SHIPPED:
         from vflowopt_search import testbed
 
-        return testbed.load_model(**place), testbed.load_processor()
+        return testbed.load_model(**place)
+    return loading.load_model(source.model, trust_remote_code=source.trust_remote_code, **place)
+
+
+def load_processor(source: ModelSource) -> ProcessorMixin:
+    """The model's processor.
+
+    Raises:
+        ModelError: there is none, or it cannot be built here.
+    """
+    from vflowopt_search.adapters import loading
+
     trusts = source.trust_remote_code
-    model = loading.load_model(source.model, trust_remote_code=trusts, **place)
-    return model, loading.load_processor(source.model, trust_remote_code=trusts)
+    if source.model != SHIPPED:
+        return loading.load_processor(source.model, trust_remote_code=trusts)
+    given = source.random_init
+    if given is not None:
+        beside = given if given.is_dir() else given.parent
+        return loading.load_processor(str(beside), trust_remote_code=trusts)
+    from vflowopt_search import testbed
+
+    return testbed.load_processor()
 
 
 def _place(source: ModelSource) -> dict[str, Any]:

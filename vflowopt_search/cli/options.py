@@ -72,6 +72,13 @@ Trials = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 unless said.")]
 Metric = Annotated[MetricName | None, typer.Option(help="Divergence to minimise.")]
 Racing = Annotated[bool, typer.Option("--racing/--no-racing", help="Stop hopeless trials early.")]
+SelfCheck = Annotated[
+    bool,
+    typer.Option(
+        "--self-check/--no-self-check",
+        help="First make sure, once per model, that pruning it is right here.",
+    ),
+]
 Study = Annotated[
     str | None, typer.Option(help="Study recipe, name or YAML file; options win over it.")
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import quiet_progress_bars
 from vflowopt_search.cli.job import DataOptions, Job
 from vflowopt_search.cli.loading import SHIPPED, load
@@ -40,7 +41,7 @@ def prepare(job: Job, shown: Display) -> Prepared:
     """Load and measure what no trial changes; wrong files are refused before the model is loaded.
 
     Raises:
-        VFlowOptError: the space, the samples or the model cannot be used.
+        VFlowOptError: the space, the samples or the model cannot be used, or the self-check fails.
     """
     from vflowopt_search.search_space import SearchSpace
 
@@ -53,6 +54,9 @@ def prepare(job: Job, shown: Display) -> Prepared:
 
     quiet_progress_bars()
     loaded = load(job.source)
+    if job.self_check:
+        shown.phase("checking that pruning is right on this model")
+        check_once(*loaded, job.cache or default_cache())
     shown.phase("measuring the whole model", len(calibration))
     objective = build_objective(
         *loaded,

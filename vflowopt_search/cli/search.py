@@ -40,6 +40,7 @@ def search(
     storage: options.Storage = None,
     cache: options.Cache = None,
     accuracy: options.Accuracy = True,
+    self_check: options.SelfCheck = True,
     as_json: options.Json = False,
 ) -> None:
     """Find which visual tokens a model can drop, at an exact budget, and write the strategy.
@@ -79,5 +80,6 @@ def search(
         racing=racing,
         cache=cache,
         accuracy=accuracy,
+        self_check=self_check,
     )
     run(job, as_json=as_json)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vflowopt_search.errors import UnsupportedError
-from vflowopt_search.ops.attention import attention_received
+from vflowopt_search.ops.dispatch import attention_received
 from vflowopt_search.ops.precision import at_least_fp32
 
 Signal = TypeVar("Signal")

@@ -13,20 +13,23 @@ from torch import Tensor
 
 from vflowopt_search.ops.precision import at_least_fp32
 
+QUERIES_AT_ONCE = 512
+
 
 def attention_received(
     query_BHQD: Tensor,
     key_BHND: Tensor,
     scale: float,
     query_weight_BQ: Tensor | None = None,
-    block: int = 512,
+    window_N: Tensor | None = None,
 ) -> Tensor:
     """Mean attention that each key gets, over heads and queries, shape (B, N).
 
-    Softmax of `scale` * q k^T over the keys, `block` queries at a time, so that memory grows
+    Softmax of `scale` * q k^T over the keys, QUERIES_AT_ONCE at a time, so that memory grows
     with N and not with N * N. Each row sums to 1. `query_weight_BQ` (boolean or not negative,
     with a positive sum in every row) makes it a weighted mean over the queries (algorithms.md
-    1.1, steps 2 and 4).
+    1.1, steps 2 and 4). `window_N` (integers that never fall) names each token's window: a query
+    attends to the keys of its own window only, and there are as many queries as keys.
     """
     num_queries = query_BHQD.shape[2]
     key_BHND = at_least_fp32(key_BHND)
@@ -34,10 +37,13 @@ def attention_received(
         query_weight_BQ = key_BHND.new_ones(query_BHQD.shape[0], num_queries)
     weight_BQ = query_weight_BQ.to(key_BHND.dtype)
     received_BN = key_BHND.new_zeros(key_BHND.shape[0], key_BHND.shape[2])
-    for start in range(0, num_queries, block):
-        queries = slice(start, start + block)
-        probability_BHQN = _logits(query_BHQD[:, :, queries], key_BHND, scale).softmax(-1)
-        seen_BQN = probability_BHQN.mean(1)
+    for start in range(0, num_queries, QUERIES_AT_ONCE):
+        queries = slice(start, start + QUERIES_AT_ONCE)
+        logits_BHQN = _logits(query_BHQD[:, :, queries], key_BHND, scale)
+        if window_N is not None:
+            apart_QN = window_N[queries, None] != window_N
+            logits_BHQN = logits_BHQN.masked_fill(apart_QN, float("-inf"))
+        seen_BQN = logits_BHQN.softmax(-1).mean(1)
         received_BN = received_BN + (seen_BQN * weight_BQ[:, queries, None]).sum(1)
     return received_BN / weight_BQ.sum(-1, keepdim=True)
 

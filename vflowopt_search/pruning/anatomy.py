@@ -87,8 +87,8 @@ class Anatomy(Protocol):
         """The attention module of a decoder layer."""
         ...
 
-    def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
-        """Geometry of each image of one `get_image_features` call, from the call's arguments."""
+    def images_of(self, call: Mapping[str, Any], encoded: Any) -> tuple[ImageGeometry, ...]:
+        """Geometry of each image of one `get_image_features` call: its arguments, what it gave."""
         ...
 
     def videos(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:

@@ -19,6 +19,8 @@ from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.forward import RUN, Forward, dense_deepstack, rows_at
 from vflowopt_search.pruning.inputs import (
+    adds_images,
+    kinds_of,
     mask_after,
     refuse_positions_of_logits,
     refuse_tokens,
@@ -123,7 +125,7 @@ class PruningEngine:
             attach_state(cache, None)
         input_ids = self._input_ids()
         refuse_tokens(input_ids, self.anatomy.refused_tokens, self.anatomy.model_type)
-        kinds = self._kinds(input_ids)
+        kinds = kinds_of(input_ids, self.anatomy)
         if not any(bool(mask_BS.any()) for mask_BS in kinds.values()):
             self.scoring.forget_images()
             return None
@@ -133,7 +135,7 @@ class PruningEngine:
     def after_backbone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Let labels follow the tokens that came out."""
         if self._labels is not None and self._forward is not None:
-            self._labels.follow(self._forward.state.segments[-1])
+            self._labels.follow(self._forward.state)
 
     def _input_ids(self) -> Tensor:
         ids = self._call.get("input_ids")
@@ -143,14 +145,6 @@ class PruningEngine:
                 "cannot be told from text; pass input_ids (and pixel_values) instead"
             )
         return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
-
-    def _kinds(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Where the visual tokens of each kind are, boolean (B, S)."""
-        kinds = {"image": input_ids == self.anatomy.image_token_id}
-        video = self.anatomy.video_token_id
-        if video is not None and video != self.anatomy.image_token_id:
-            kinds["video"] = input_ids == video
-        return kinds
 
     def _start(
         self, kwargs: dict[str, Any], cache: Any, kinds: dict[str, Tensor]
@@ -208,7 +202,7 @@ class PruningEngine:
         if self.strategy.positions == "packed":
             position_ids, state.shift_B = packed(position_ids, first)
         embeds_BKD = rows_at(embeds_BSD, first.index_BK)
-        mask = forward.masks.for_backbone(kwargs.get("attention_mask"), first, embeds_BKD)
+        mask = forward.masks.for_backbone(kwargs.get("attention_mask"), state, embeds_BKD)
         return kwargs | {
             "inputs_embeds": embeds_BKD,
             "position_ids": position_ids,
@@ -220,7 +214,7 @@ class PruningEngine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
         num_new = kwargs["inputs_embeds"].shape[1]
-        if self.scoring.forget_images() or self._adds_images(num_new):
+        if self.scoring.forget_images() or adds_images(self._call, num_new, self.anatomy):
             raise UnsupportedError(
                 "an image came after the first part of its prompt was in the cache (a later turn, "
                 "or prefill_chunk_size); pruning reads all images in the first forward: start "
@@ -234,8 +228,7 @@ class PruningEngine:
         self._forward = Forward(state, masks, self.later_layers)
         if not state.shortened:
             return None
-        given, first = kwargs.get("attention_mask"), state.segments[0]
-        mask = masks.for_backbone(given, first, kwargs["inputs_embeds"])
+        mask = masks.for_backbone(kwargs.get("attention_mask"), state, kwargs["inputs_embeds"])
         position_ids = kwargs.get("position_ids")
         if position_ids is not None:  # hand-written loops may pass those of the whole sequence
             position_ids = position_ids[..., -num_new:]
@@ -246,13 +239,6 @@ class PruningEngine:
                 position_ids = new[None]
             position_ids = position_ids - state.shift_B[:, None]
         return args, kwargs | {"attention_mask": mask, "position_ids": position_ids}
-
-    def _adds_images(self, num_new: int) -> bool:
-        """Whether several new tokens hold a visual one; a generated token never is."""
-        ids = self._call.get("input_ids")
-        if num_new == 1 or ids is None:
-            return False
-        return any(bool(mask.any()) for mask in self._kinds(ids[:, -num_new:]).values())
 
     def before_layer(
         self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]

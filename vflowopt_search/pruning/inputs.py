@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.pruning.anatomy import Anatomy
 
 
 def valid_tokens(base_mask: Any, backbone_mask: Any, like_BS: Tensor) -> Tensor:
@@ -39,6 +40,28 @@ def valid_tokens(base_mask: Any, backbone_mask: Any, like_BS: Tensor) -> Tensor:
     last_BS = prepared[:, 0, -1, : like_BS.shape[1]]
     seen_BS = last_BS if last_BS.dtype == torch.bool else last_BS == 0
     return seen_BS.to(like_BS.device).expand(like_BS.shape)
+
+
+def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
+    """Where the visual tokens of each kind are, boolean (B, S)."""
+    kinds = {"image": input_ids == anatomy.image_token_id}
+    video = anatomy.video_token_id
+    if video is not None and video != anatomy.image_token_id:
+        kinds["video"] = input_ids == video
+    return kinds
+
+
+def adds_images(call: Mapping[str, Any], num_new: int, anatomy: Anatomy) -> bool:
+    """Whether features, or several new tokens of which one is visual, came along.
+
+    A token alone was generated, whatever it is.
+    """
+    if any(one is not None for one in (call.get("mm_encoder_outputs") or {}).values()):
+        return True
+    ids = call.get("input_ids")
+    if num_new == 1 or ids is None:
+        return False
+    return any(bool(mask.any()) for mask in kinds_of(ids[:, -num_new:], anatomy).values())
 
 
 def mask_after(attention_mask: Any, length: int) -> Tensor | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.state import Segment
+from vflowopt_search.pruning.state import PrunedState, Segment
 
 
 class LayerMasks:
@@ -43,11 +43,13 @@ class LayerMasks:
         held = 0 if self.cache is None else _held(self.cache, layer)
         if held == 0:
             return segment.valid_BK.long()
-        num_after = held + num_new - segment.index_BK.shape[1]
+        # assisted decoding takes back candidates that were prefilled behind the prompt
+        valid_BK = segment.valid_BK[:, :held]
+        num_after = held + num_new - valid_BK.shape[1]
         tail_BQ = self.tail_BQ
         if tail_BQ is None or tail_BQ.shape[1] != num_after:
-            tail_BQ = segment.valid_BK.new_ones(segment.valid_BK.shape[0], num_after)
-        return torch.cat([segment.valid_BK, tail_BQ.to(segment.valid_BK.device)], dim=1).long()
+            tail_BQ = valid_BK.new_ones(valid_BK.shape[0], num_after)
+        return torch.cat([valid_BK, tail_BQ.to(valid_BK.device)], dim=1).long()
 
     def mask(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
         """The mask transformers would give this layer, had the model never seen the others."""
@@ -65,13 +67,16 @@ class LayerMasks:
             )
         return self._made[segment.start, kind]
 
-    def for_backbone(self, given: Any, segment: Segment, hidden_BQD: Tensor) -> Any:
+    def for_backbone(self, given: Any, state: PrunedState, hidden_BQD: Tensor) -> Any:
         """Masks of the first segment in the form that the backbone was given: 2-D, 4-D or by kind.
 
         A backbone that is given one mask for all its layers makes them of one kind.
         """
+        segment = state.segments[0]
         if isinstance(given, Mapping):
-            kinds = [_layer_type(self.config, i) for i in range(len(self.anatomy.decoder_layers))]
+            # a layer of a later segment holds another number of tokens
+            end = state.end_of_first(len(self.anatomy.decoder_layers))
+            kinds = [_layer_type(self.config, layer) for layer in range(end)]
             return {
                 kind: self.mask(segment, kinds.index(kind), hidden_BQD) if kind in kinds else mask
                 for kind, mask in given.items()

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from vflowopt_search.budget import kept_counts
 from vflowopt_search.importance.signals import TokenGrid
-from vflowopt_search.ops.attention import text_attention
-from vflowopt_search.ops.merge import merge_tokens
+from vflowopt_search.ops.dispatch import merge_tokens, text_attention
 from vflowopt_search.pruning.plan import (
     Merge,
     best_of_alive,

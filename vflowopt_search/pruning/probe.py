@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Observe = Callable[[Tensor, Tensor, float], None]
 """Called with query_BHQD, key_BHND (as attention sees them: after norms and rotation) and scale."""
+
+EAGER = "eager_attention_forward"
+"""What transformers calls a file's plain attention, perhaps with something before it."""
 
 _numbers = count()
 
@@ -33,14 +37,14 @@ def attention_probe(module: nn.Module, observe: Observe) -> Iterator[None]:
     original: Any = module.config
     implementation = original._attn_implementation
     name = f"vflowopt_probe_{next(_numbers)}"
-    functions = _functions_of(module)
+    functions = functions_of(module)
 
     def probed(
         attention: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         scale = kwargs.get("scaling")
         observe(query, key, query.shape[-1] ** -0.5 if scale is None else float(scale))
-        delegate = functions.get_interface(implementation, _eager_of(attention))
+        delegate = functions.get_interface(implementation, eager_of(attention))
         return delegate(attention, query, key, value, *args, **kwargs)
 
     probed_config = copy.copy(original)
@@ -54,13 +58,16 @@ def attention_probe(module: nn.Module, observe: Observe) -> Iterator[None]:
         del functions[name]
 
 
-def _functions_of(module: nn.Module) -> Any:
+def functions_of(module: nn.Module) -> Any:
     """The table of attention functions that the module's file looks into."""
     home = sys.modules[type(module).__module__]
     return getattr(home, "ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
 
 
-def _eager_of(module: nn.Module) -> Callable[..., Any] | None:
-    """The eager attention function of the file in which the module's class is written."""
+def eager_of(module: nn.Module) -> Callable[..., Any] | None:
+    """The eager attention function that the module falls back to, from the file of its class."""
     home = sys.modules[type(module).__module__]
-    return getattr(home, "eager_attention_forward", None)
+    # llama4's file has one of its own for vision
+    used = inspect.unwrap(type(module).forward).__code__.co_names
+    names = [name for name in used if name.endswith(EAGER)]
+    return getattr(home, names[0] if names else EAGER, None)

@@ -138,7 +138,7 @@ class Scoring:
         if encoded == 0 or num_tokens % encoded != 0:
             raise UnsupportedError(
                 f"the prompt has {num_tokens} visual tokens but the {kind}s encoded give {encoded};"
-                f" pass the {kind}s of exactly this prompt"
+                f" pass the {kind}s of exactly this prompt, in one piece (no prefill_chunk_size)"
             )
         return signals
 

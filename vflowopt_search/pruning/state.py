@@ -83,6 +83,10 @@ class PrunedState:
         """The segment that a decoder layer belongs to."""
         return [segment for segment in self.segments if segment.start <= layer][-1]
 
+    def end_of_first(self, num_layers: int) -> int:
+        """How many decoder layers, of `num_layers`, belong to the first segment."""
+        return self.segments[1].start if len(self.segments) > 1 else num_layers
+
 
 class LogicalLength:
     """Mixed into a cache's class: the cache answers the length of the *unpruned* sequence.

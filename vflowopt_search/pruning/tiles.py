@@ -54,9 +54,9 @@ def cut_into_tiles(
         _require(whole.shape[0], runs[0][0], "tiles")
         return [whole]
     line_HSD = torch.cat([part.transpose(0, 1).flatten(1, 2) for part in parts], dim=1)
+    if order_S is not None and int(order_S.max()) < line_HSD.shape[1]:
+        line_HSD = line_HSD[:, order_S]  # which may leave out padding
     _require(line_HSD.shape[1], sum(tiles * size for tiles, size in runs), "tokens")
-    if order_S is not None:
-        line_HSD = line_HSD[:, order_S]
     pieces = torch.split(line_HSD, [tiles * size for tiles, size in runs], dim=1)
     return [
         piece.unflatten(1, (tiles, size)).transpose(0, 1)

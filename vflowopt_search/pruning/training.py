@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vflowopt_search.pruning.state import Segment
+from vflowopt_search.pruning.state import PrunedState
 
 IGNORED = -100
 """The label that transformers' losses leave out."""
@@ -34,10 +34,16 @@ class Labels:
         mask = {} if self.mask_BS is None else {"attention_mask": self.mask_BS}
         return {"labels": self.labels_BS} | mask
 
-    def follow(self, segment: Segment) -> None:
-        """Leave the labels of the tokens in `segment` alone, in place."""
-        index_BK = segment.index_BK.to(self.labels_BS.device)
-        valid_BK = segment.valid_BK.to(self.labels_BS.device)
-        self.labels_BS.data = torch.where(valid_BK, self.labels_BS.gather(1, index_BK), IGNORED)
+    def follow(self, state: PrunedState) -> None:
+        """Leave the labels of the tokens that came out of the last layer, in place.
+
+        A row's first token is not to be predicted: where others are longer, padding precedes it.
+        """
+        if not state.shortened and len(state.segments) == 1:
+            return
+        index_BK = state.segments[-1].index_BK.to(self.labels_BS.device)
+        valid_BK = state.segments[-1].valid_BK.to(self.labels_BS.device)
+        learned_BK = valid_BK & (valid_BK.cumsum(1) > 1)
+        self.labels_BS.data = torch.where(learned_BK, self.labels_BS.gather(1, index_BK), IGNORED)
         if self.mask_BS is not None:
             self.mask_BS.data = valid_BK.to(self.mask_BS.dtype)

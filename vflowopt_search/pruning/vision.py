@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vflowopt_search.importance.signals import ImageGeometry, ProjectedAttention, VisualSignals
-from vflowopt_search.ops.entropy import patch_entropy
+from vflowopt_search.ops.dispatch import patch_entropy
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.tiles import SeenAttention, cut_into_tiles
@@ -51,7 +51,7 @@ class VisionRecorder:
             for kind, name in KINDS.items():
                 if kind == "image" or self.anatomy.video_token_id is not None:
                     around = functools.partial(self._encode, kind)
-                    stack.enter_context(_wrapped(self.anatomy.base, name, around))
+                    stack.enter_context(wrapped(self.anatomy.base, name, around))
             if self.pixels is not None:
                 hook = self.anatomy.vision_tower.register_forward_pre_hook(
                     self._see_input, with_kwargs=True
@@ -72,8 +72,11 @@ class VisionRecorder:
             features = encode()
         finally:
             self._inside = False
-        geometry = self.anatomy.images if kind == "image" else self.anatomy.videos
-        signals = self._signals(geometry(call), call)
+        if kind == "image":
+            images = self.anatomy.images_of(call, features)
+        else:
+            images = self.anatomy.videos(call)
+        signals = self._signals(images, call)
         self._clear()
         self.file(kind, signals)
         if not isinstance(features, tuple | Tensor):
@@ -133,7 +136,7 @@ def entropy_of(gray_TPX: Tensor) -> Tensor:
 
 
 @contextmanager
-def _wrapped(
+def wrapped(
     base: Any, name: str, around: Callable[[Callable[..., Any], Mapping[str, Any]], Any]
 ) -> Iterator[None]:
     """Put `around` around a method of this one model, not of its class.

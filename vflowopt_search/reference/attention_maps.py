@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.feeding import encoder_inputs
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.importance.signals import (
     ImageGeometry,
@@ -25,7 +26,7 @@ from vflowopt_search.importance.signals import (
 from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.tiles import SeenAttention
 from vflowopt_search.pruning.vision import KINDS, attention_by_run
-from vflowopt_search.reference.encoder import encoded_batches, encoder_inputs, kinds_of
+from vflowopt_search.reference.encoder import encoded_batches, kinds_of
 from vflowopt_search.reference.prepared import PreparedSet, batches
 
 Maps = dict[str, tuple[Tensor, ...]]

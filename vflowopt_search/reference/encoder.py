@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.feeding import encode_visuals, encoder_inputs
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.importance.signals import ImageGeometry, by_image
 from vflowopt_search.pruning.scoring import assign_images
-from vflowopt_search.pruning.vision import KINDS, VisionRecorder
+from vflowopt_search.pruning.vision import VisionRecorder
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
@@ -49,19 +50,6 @@ GRID_INPUTS = {
 """Inputs with one row per image or video that positions are made of, besides the features."""
 
 
-def encoder_inputs(adapter: Adapter, inputs: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """What of a processor's output the encoder of one kind takes; empty without pixels."""
-    encoder = getattr(adapter.base, KINDS[kind], None)
-    if encoder is None:
-        return {}
-    taken = {
-        name: inputs[name]
-        for name in inspect.signature(encoder).parameters
-        if name != "kwargs" and name in inputs
-    }
-    return taken if any(name.startswith("pixel_values") for name in taken) else {}
-
-
 def kinds_of(adapter: Adapter, inputs: Mapping[str, Any]) -> dict[str, int]:
     """The kinds of visual input in a batch, and the placeholder of each."""
     tokens = {"image": adapter.image_token_id, "video": adapter.video_token_id}
@@ -80,8 +68,7 @@ def encode_vision(
     for kind in kinds_of(adapter, inputs):
         recorder = VisionRecorder(adapter, layer=None, pixels=pixels)
         with torch.inference_mode(), recorder.recording():
-            encoder = getattr(adapter.base, KINDS[kind])
-            output = encoder(**encoder_inputs(adapter, inputs, kind), return_dict=True)
+            output = encode_visuals(adapter, encoder_inputs(adapter, inputs, kind), kind)
         [signals] = recorder.calls.values()
         flat_ND = torch.cat(adapter.features(output)).cpu()
         sizes = [len(image.grid) for image in signals.images]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.feeding import ENCODED
 from vflowopt_search.importance.signals import ImageGeometry, VisualSignals, by_run
 
 MAX_TOKENS_PER_BATCH = 16384
@@ -131,7 +132,8 @@ class PreparedSet:
     def inputs(self, indices: Sequence[int]) -> dict[str, Any]:
         """A left-padded batch for the model's forward or `generate`, features in place of pixels.
 
-        The features object is made anew each time: beam search changes it in place.
+        `adapters.feeding` hands it to the model. The features object is made anew each time: beam
+        search changes it in place.
         """
         chosen = [self.samples[i] for i in indices]
         device = self.adapter.backbone.device
@@ -147,11 +149,11 @@ class PreparedSet:
             if not mine:
                 continue
             features = [one.to(device) for visuals in mine for one in visuals.features]
-            encoded[kind] = self.adapter.encoded(features)
+            encoded[kind] = self.adapter.encoded(features, kind)
             for name in mine[0].extras:
                 batch[name] = torch.cat([visuals.extras[name] for visuals in mine])
         moved = {name: value.to(device) for name, value in batch.items()}
-        return moved | ({"mm_encoder_outputs": encoded} if encoded else {})
+        return moved | ({ENCODED: encoded} if encoded else {})
 
     def signals(self, indices: Sequence[int]) -> dict[str, VisualSignals]:
         """Geometry and entropy of a batch by kind, images in prompt order; no attention yet."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.adapters.feeding import feeding
 from vflowopt_search.divergence import Readout
 
 NEEDS_LAYERS = frozenset({"flow"})
@@ -24,7 +25,7 @@ def read_out(adapter: Adapter, inputs: Mapping[str, Any], *, layers: bool, logit
 
     Args:
         adapter: the model; hooks of a pruning engine on it take effect.
-        inputs: what the model's forward takes, left-padded.
+        inputs: a prepared batch, left-padded.
         layers: read every decoder layer; else only the last one, after the final norm.
         logits: run the language-model head on the last token.
 
@@ -41,7 +42,8 @@ def read_out(adapter: Adapter, inputs: Mapping[str, Any], *, layers: bool, logit
             for layer in adapter.decoder_layers[:-1]:
                 stack.callback(layer.register_forward_hook(_keep_last(seen)).remove)
         stack.callback(adapter.backbone.register_forward_hook(_keep_last(last)).remove)
-        output = call(**inputs, use_cache=False, **extra)
+        given = stack.enter_context(feeding(adapter, inputs))
+        output = call(**given, use_cache=False, **extra)
     hidden_BLD = torch.stack([*seen, last[0]], dim=1)
     logits_BV = output.logits[:, -1] if logits else hidden_BLD.new_zeros(len(hidden_BLD), 0)
     return Readout(hidden_BLD=hidden_BLD, logits_BV=logits_BV)

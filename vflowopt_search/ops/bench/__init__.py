@@ -1,0 +1,1 @@
+"""How fast the kernels are beside what bounds them: `python -m vflowopt_search.ops.bench`."""

@@ -1,0 +1,125 @@
+"""One line per op, size and way: what it says, and the table that it is kept in."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from vflowopt_search.ops.bench.cases import Case
+from vflowopt_search.ops.bench.timing import Times
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and with what rows were measured."""
+
+    date: str
+    commit: str
+    device: str
+    torch: str
+    triton: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of one op at one size; without times it did not fit into memory.
+
+    Attributes:
+        way: "kernel", "definition" or "eager".
+        p20, p50, p80: milliseconds.
+        rate: what was achieved, in `unit`.
+        bound_ms: time of what `bound` names.
+        share: of the bound that was reached, bound_ms / p50.
+        share_of_card: rate by the copy bandwidth of the card; None where no copy is the bound.
+    """
+
+    op: str
+    sizes: str
+    way: str
+    p20: float | None
+    p50: float | None
+    p80: float | None
+    peak_mib: float | None
+    rate: float | None
+    unit: str
+    bound: str
+    bound_ms: float
+    share: float | None
+    share_of_card: float | None
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        head = f"{self.op}, {self.sizes}: {self.way:<10}"
+        if self.p50 is None or self.rate is None or self.share is None:
+            return f"{head} out of memory"
+        line = f"{head} {self.p50:.4f} ms, {self.rate:.1f} {self.unit}"
+        line += f", {self.share:.0%} of {self.bound}"
+        if self.share_of_card is not None:
+            line += f" ({self.share_of_card:.0%} of a large copy)"
+        return f"{line}, {self.peak_mib:.0f} MiB"
+
+
+def row(case: Case, way: str, taken: Times | None, bound_ms: float, copy_gb_s: float) -> Row:
+    """What the times mean; None where memory was not enough."""
+    copying = case.bound == "copy"
+    rate = None if taken is None else case.amount / taken.p50 / (1e6 if copying else 1e9)
+    return Row(
+        op=case.op,
+        sizes=case.sizes,
+        way=way,
+        p20=None if taken is None else taken.p20,
+        p50=None if taken is None else taken.p50,
+        p80=None if taken is None else taken.p80,
+        peak_mib=None if taken is None else taken.peak_mib,
+        rate=rate,
+        unit="GB/s" if copying else "TFLOP/s",
+        bound="a copy of as many bytes" if copying else "fused attention",
+        bound_ms=bound_ms,
+        share=None if taken is None else bound_ms / taken.p50,
+        share_of_card=rate / copy_gb_s if copying and rate is not None else None,
+    )
+
+
+def setup_of(device: torch.device) -> Setup:
+    """This machine and this checkout."""
+    name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    python = platform.python_version()
+    return Setup(now, _commit(), name, torch.__version__, _version("triton"), python)
+
+
+def append(path: Path, setup: Setup, rows: list[Row]) -> None:
+    """Add rows to a table, which is begun where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        names = [field.name for kind in (Setup, Row) for field in fields(kind)]
+        table = csv.DictWriter(file, names)
+        if is_new:
+            table.writeheader()
+        table.writerows(asdict(setup) | asdict(one) for one in rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _commit() -> str:
+    """The commit of the checkout, with "+" where files differ from it; "unknown" outside of one."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
