@@ -100,7 +100,7 @@ def test_show_json_has_the_file_and_what_follows(tmp_path: Path) -> None:
 def test_spaces_lists_the_shipped_ones() -> None:
     text = run("spaces").stdout
     told = json.loads(run("spaces", "--json").stdout)
-    names = {"vflowopt", "vflowopt-published", "keep-ratios-only"}
+    names = {"vflowopt", "vflowopt-published", "keep-ratios-only", "by-structure"}
     assert names <= {record["name"] for record in told}
     assert all(name in text for name in names)
 

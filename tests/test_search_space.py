@@ -16,7 +16,7 @@ from vflowopt_search.resources import search_spaces_folder
 from vflowopt_search.search_space import BoundSpace, ModelFacts, SearchSpace
 from vflowopt_search.strategy import Strategy
 
-SHIPPED = ["keep-ratios-only", "vflowopt", "vflowopt-published"]
+SHIPPED = ["by-structure", "keep-ratios-only", "vflowopt", "vflowopt-published"]
 every_space = pytest.mark.parametrize("space", SHIPPED)
 
 
@@ -113,6 +113,19 @@ def test_what_does_not_exist_is_not_asked_for() -> None:
 
 def test_the_smallest_space_asks_for_the_later_keep_ratios_only() -> None:
     assert set(bound("keep-ratios-only").searched()) == {"stage2_keep", "stage3_keep"}
+
+
+def test_later_stages_may_rank_by_another_score_than_the_first() -> None:
+    here = bound("by-structure", facts(scores=("uniform", "random", "text_attention")))
+    values = here.textbook()["uniform-then-text"]
+    strategy = here.suggest(Told(values), 0.3)
+    assert strategy.importance.score == "uniform"
+    assert [stage.score for stage in strategy.stages] == [None, "text_attention"]
+
+
+def test_a_later_score_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(SearchSpaceError, match="scores by text_attention, which .* do not offer"):
+        bound("by-structure", facts(scores=("uniform", "random")))
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(28, [0, 9, 18]), (32, [0, 10, 20])])

@@ -102,6 +102,8 @@ class SearchSpace(SpacePart):
     def shared(self) -> Iterator[tuple[str, Parameter]]:
         """Name and parameter of all that does not depend on the number of stages."""
         yield "score", self.importance.score
+        if self.importance.later_score is not None:
+            yield "later_score", self.importance.later_score
         yield "vision_depth", self.importance.vision_depth
         yield "context_threshold", self.importance.context_threshold
         yield "entropy_weight", self.importance.entropy_weight
@@ -209,11 +211,16 @@ class BoundSpace:
         num_layers = self.facts.identity.decoder_layers
         layers, relative = self._suggest_stages(trial)
         ratios = close_budget(layers, relative, num_layers, retain)
+        importance = self._suggest_importance(trial)
+        scores = [None, *[self._suggest_later_score(trial, importance.score)] * (len(layers) - 1)]
         return Strategy(
             name=name,
             model=self.facts.identity,
-            stages=tuple(Stage(layer=k, keep_ratio=r) for k, r in zip(layers, ratios, strict=True)),
-            importance=self._suggest_importance(trial),
+            stages=tuple(
+                Stage(layer=layer, keep_ratio=ratio, score=score)
+                for layer, ratio, score in zip(layers, ratios, scores, strict=True)
+            ),
+            importance=importance,
             recycling=self._suggest_recycling(trial),
             # The file allows only the words of these types.
             positions=cast(Positions, self.space.positions.suggest(trial, "positions")),
@@ -247,6 +254,12 @@ class BoundSpace:
             entropy_weight=entropy,
             pixels=self.facts.pixels if entropy != 0 else None,
         )
+
+    def _suggest_later_score(self, trial: Suggests, first: str) -> str | None:
+        """The score of the stages after the first, None where it is that of the first."""
+        later = self.space.importance.later_score
+        score = first if later is None else str(later.suggest(trial, "later_score"))
+        return None if score == first else score
 
     def _vision_layer(self, depth: float) -> int | None:
         available = self.facts.vision_layers_available

@@ -53,14 +53,17 @@ class ImportanceSpace(SpacePart):
     """Place among the encoder layers whose attention can be read: 0 the first, 1 the last."""
     context_threshold: Annotated[Parameter, numbers(0, 1e6)]
     entropy_weight: Annotated[Parameter, numbers(-1, 1)]
+    later_score: Annotated[Parameter, words()] | None = None
+    """By what the stages after the first rank; as the first where it is left out."""
 
     def require_offered(self, offered: Sequence[str], model_type: str) -> None:
         """Raise SearchSpaceError for a score that a model lacks: no other would mean the same."""
-        for name in self.score.possible:
+        later = () if self.later_score is None else self.later_score.possible
+        for name in (*self.score.possible, *later):
             if name not in offered:
                 raise SearchSpaceError(
-                    f"the space scores by {name}, which {model_type} models do not offer; "
-                    f"write a space whose importance.score is one of {', '.join(offered)}"
+                    f"the space scores by {name}, which {model_type} models do not offer; use the "
+                    f"space by-structure, or write one that scores by {', '.join(offered)}"
                 )
 
 
@@ -82,6 +85,7 @@ class StartingPoint(SpacePart):
     keep: Annotated[tuple[float, ...], Field(strict=False)] = ()
     """Relative keep ratio of each stage after the first."""
     score: str | None = None
+    later_score: str | None = None
     vision_depth: float | None = None
     context_threshold: float | None = None
     entropy_weight: float | None = None

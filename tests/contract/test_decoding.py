@@ -19,9 +19,11 @@ from transformers import BatchFeature
 from tests.contract.models import every_family, inputs_of, model_of
 from tests.contract.oracle import NEW_TOKENS, generate, masked_logits, placeholders, with_answer
 from tests.contract.test_removal import FP32, strategy_for
-from tests.families import tiny
+from tests.families import older_transformers, tiny
+from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.deploy import pruned
 from vflowopt_search.pruning.record import Applied, LastPrefill
+from vflowopt_search.reference.encoder import encode_vision
 from vflowopt_search.strategy import Strategy
 
 BEAMS = 3
@@ -35,6 +37,10 @@ NO_BEAMS = {
     "llama4*": "features are not repeated for every beam",
 }
 NO_SECOND_TURN = {"qwen2_5_vl-video": "a turn later, text counts on from the latest frame"}
+# And what only older versions (5.17) do.
+OLDER = older_transformers()
+NO_CACHELESS = {"paligemma*": "without a cache, answers belong to the prefix"} if OLDER else {}
+NO_STATIC_CACHE = {"llama4*": "chunked masks refuse what generate passes"} if OLDER else {}
 
 
 def strategy(name: str) -> Strategy:
@@ -76,9 +82,18 @@ def skip_known(name: str, known: Mapping[str, str]) -> None:
             pytest.skip(f"transformers: {reason}")
 
 
+def skip_several_images_on_older(name: str) -> None:
+    """Version 5.17 repeats images one by one, so that a row's two come as A A B B, not A B A B."""
+    if OLDER:
+        samples = encode_vision(adapter_for(model_of(name)), inputs_of(name), None)
+        if any(len(sample.images) > 1 for sample in samples):
+            pytest.skip("transformers: images of a row are mixed up among its beams")
+
+
 @every_family
 def test_every_beam_is_pruned_like_a_greedy_answer(name: str) -> None:
     skip_known(name, NO_BEAMS)
+    skip_several_images_on_older(name)
     model, inputs = model_of(name), inputs_of(name)
     with torch.no_grad(), pruned(model, strategy(name)) as applied:
         model(**inputs)
@@ -133,6 +148,7 @@ def grown_mask(inputs: Any, ids: Tensor) -> Tensor:
 
 @every_family
 def test_decoding_without_a_cache(name: str) -> None:
+    skip_known(name, NO_CACHELESS)
     model, inputs = model_of(name), inputs_of(name)
     with torch.no_grad(), pruned(model, strategy(name)) as applied:
         steps = generate(model, inputs, use_cache=False)
@@ -142,6 +158,7 @@ def test_decoding_without_a_cache(name: str) -> None:
 
 @every_family
 def test_a_static_cache(name: str) -> None:
+    skip_known(name, NO_STATIC_CACHE)
     model, inputs = model_of(name), inputs_of(name)
     with torch.no_grad(), pruned(model, strategy(name)) as applied:
         steps = generate(model, inputs, cache_implementation="static")
@@ -192,6 +209,7 @@ def test_prompt_lookup_says_what_greedy_decoding_says(name: str) -> None:
         assert [row.tolist() for row in rows] == [row.tolist() for row in kept[layer]]
 
 
+@pytest.mark.skipif(OLDER, reason="transformers: no mm_encoder_outputs yet")
 @pytest.mark.parametrize("name", CACHED)
 def test_features_encoded_once_serve_several_prompts(name: str) -> None:
     model, inputs = model_of(name), inputs_of(name)

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from tests.contract.models import every_family, inputs_of, model_of
 from tests.contract.oracle import forbidding, visual_tokens
 from tests.contract.test_removal import FP32, strategy_for
+from tests.families import older_transformers
 from tests.pruning.oracle import strategy_of
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.deploy import pruned
@@ -154,6 +155,8 @@ def test_gradients_are_those_of_the_masked_model(
 @pytest.mark.parametrize("name", GRADIENTS)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(name: str, reentrant: bool) -> None:
+    if reentrant and name == "qwen3_vl" and older_transformers():
+        pytest.skip("transformers: hooks run inside the checkpoint, which may add no features")
     batch, plan = samples(name), strategy(name)
     with training(name) as model, pruned(model, plan):
         loss = model(**batch).loss

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,16 @@ def ragged(
 ) -> BatchFeature:
     """A left-padded batch of these prompts, made by the family's own processor."""
     made: Any = processor
-    batch: BatchFeature = made(
-        text=list(prompts),
-        images=[list(row) for row in images],
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    )
+    with warnings.catch_warnings():
+        # InternVL's processor of transformers 5.17 hands a tensor to numpy
+        warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)
+        batch: BatchFeature = made(
+            text=list(prompts),
+            images=[list(row) for row in images],
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
     return batch
 
 

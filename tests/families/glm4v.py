@@ -146,5 +146,4 @@ FAMILIES = [
         ("glmga", _ga_config, _46_processor),
     )
     for suffix, make in (("", single_images), ("-images", several_images), ("-video", videos))
-    if suffix != "-images" or model_type.startswith("glm4")  # the others run the same code
 ]

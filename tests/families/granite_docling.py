@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from transformers import BatchFeature, GraniteDoclingConfig
 
 from tests.families import TinyFamily
-from tests.families.llava import PROMPT, filled, normalised, prompts, typed_out
+from tests.families.llava import PROMPT, normalised, prompts, typed_out
 from tests.tiny import IMAGE, PATCH, VOCABULARY, text_sizes, tiny_tokenizer
 
 TILE = 8 * PATCH  # pixels
-TILES = (2, 1, 3)  # tiles of each page
+PAGES = ((2,), (1,), (3,))  # tiles of each page of a prompt
+SEVERAL = ((2,), (1, 2), (1,))
 SCALE = 4  # patches along a side of a token
 
 
@@ -40,28 +44,23 @@ def _config() -> GraniteDoclingConfig:
     )
 
 
-def _inputs(dtype: torch.dtype, fine: bool) -> BatchFeature:
-    """Every page has as many tiles as the longest, those behind its own are padding."""
+def _inputs(
+    dtype: torch.dtype, pages: Sequence[Sequence[int]] = PAGES, *, fine: bool = False
+) -> BatchFeature:
+    """Every prompt has as many tiles as the longest, those behind its own are padding."""
     tokens = (TILE // PATCH // SCALE) ** 2 * (4 if fine else 1)
+    counts = [sum(row) for row in pages]
     texts = [
-        filled(text, IMAGE, [tokens] * count)
-        for text, count in zip(prompts(PROMPT, IMAGE, TILES), TILES, strict=True)
+        text.replace(IMAGE, " and ".join([" ".join([IMAGE * tokens] * page) for page in row]))
+        for text, row in zip(prompts(PROMPT, IMAGE, (1, 1, 1)), pages, strict=True)
     ]
-    pixels = torch.zeros(len(TILES), max(TILES), 3, TILE, TILE)
-    real = torch.arange(max(TILES)) < torch.tensor(TILES)[:, None]
-    pixels[real] = torch.stack(normalised([(TILE, TILE)] * sum(TILES)))
+    pixels = torch.zeros(len(counts), max(counts), 3, TILE, TILE)
+    real = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+    pixels[real] = torch.stack(normalised([(TILE, TILE)] * sum(counts)))
     batch = typed_out(tiny_tokenizer(), texts, pixel_values=pixels, pixel_attention_mask=real)
     if fine:
         batch["tile_fine_mask"] = torch.ones_like(real)
     return batch.to(dtype)
-
-
-def _page(dtype: torch.dtype) -> BatchFeature:
-    return _inputs(dtype, fine=False)
-
-
-def _fine_page(dtype: torch.dtype) -> BatchFeature:
-    return _inputs(dtype, fine=True)
 
 
 FAMILIES = [
@@ -73,5 +72,9 @@ FAMILIES = [
         prompt=PROMPT,
         inputs=inputs,
     )
-    for name, inputs in (("granite_docling", _page), ("granite_docling-fine", _fine_page))
+    for name, inputs in (
+        ("granite_docling", _inputs),
+        ("granite_docling-fine", partial(_inputs, fine=True)),
+        ("granite_docling-images", partial(_inputs, pages=SEVERAL)),
+    )
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,8 +82,28 @@ def _inputs(
     return ragged(_processor(splitting), prompts, rows).to(dtype)
 
 
+def _video(dtype: torch.dtype) -> BatchFeature:
+    """Frames are written as whole images behind their times; every tile's mask is full.
+
+    A batch's videos are padded to the frames of the longest one.
+    """
+    counts = (2, 1, 3)  # frames
+    prompts = [
+        PROMPT.replace(IMAGE, " ".join(f"{second}: {IMAGE}" for second in range(count))).format(
+            question=question
+        )
+        for count, question in zip(counts, QUESTIONS, strict=True)
+    ]
+    frames = iter(noise_images([(TILE, TILE)] * sum(counts), seed=6))
+    rows = [[next(frames) for _ in range(count)] for count in counts]
+    batch = ragged(_processor(splitting=False), prompts, rows)
+    batch["pixel_attention_mask"] = torch.ones_like(batch["pixel_attention_mask"])
+    cast: BatchFeature = batch.to(dtype)
+    return cast
+
+
 def _variant(
-    model_type: str, ending: str, sizes: Sequence[Sequence[tuple[int, int]]], splitting: bool
+    model_type: str, ending: str, inputs: Callable[[torch.dtype], BatchFeature]
 ) -> TinyFamily:
     return TinyFamily(
         name=f"{model_type}{ending}",
@@ -90,9 +111,9 @@ def _variant(
         config=lambda: _config(*CONFIGS[model_type]),
         # SmolVLM's own processor refuses to be built without num2words and, for its video slot,
         # torchvision; Idefics3's writes the same prompts and pixels
-        processor=(lambda: _processor(splitting)) if model_type == "idefics3" else None,
+        processor=(lambda: _processor(ending == "")) if model_type == "idefics3" else None,
         prompt=PROMPT,
-        inputs=lambda dtype: _inputs(sizes, splitting, dtype),
+        inputs=inputs,
     )
 
 
@@ -106,7 +127,7 @@ FAMILIES = [
     variant
     for model_type in CONFIGS
     for variant in (
-        _variant(model_type, "", _CUT, splitting=True),
-        _variant(model_type, "-images", _SEVERAL, splitting=False),
+        _variant(model_type, "", partial(_inputs, _CUT, True)),
+        _variant(model_type, "-images", partial(_inputs, _SEVERAL, False)),
     )
-]
+] + [_variant("smolvlm", "-video", _video)]

@@ -22,7 +22,7 @@ from tests.tiny import MEAN, PATCH, STD, text_sizes, vocabulary_with
 IMAGE_SIZES = ((56, 56), (84, 42), (42, 70), (70, 56))
 FRAME_SIZES = ((42, 42), (56, 28), (28, 42))
 SMALLEST, LARGEST = 42 * 42, 84 * 84  # pixels of an image
-PAIR = 2  # frames that share a patch
+PAIR = 2  # frames that share a patch, unless an image processor says otherwise
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,17 @@ def videos(
     return _batch(markup, processor, images=(0, 0, 0), videos=(1, 1, 1))
 
 
+def untyped(make: Callable[[torch.dtype], BatchFeature]) -> Callable[[torch.dtype], BatchFeature]:
+    """The same inputs without the types of tokens, of which plain positions make nothing."""
+
+    def inputs(dtype: torch.dtype) -> BatchFeature:
+        batch = make(dtype)
+        del batch["mm_token_type_ids"]
+        return batch
+
+    return inputs
+
+
 def images_and_videos(
     markup: Markup, processor: Callable[[], ProcessorMixin]
 ) -> Callable[[torch.dtype], BatchFeature]:
@@ -174,15 +185,16 @@ def _processed(
 
 def _clip(processor: ProcessorMixin, number: int) -> tuple[Tensor, Tensor]:
     """Flattened patches of a noise video of `number` + 2 frame pairs, and its grid (1, 3)."""
-    frames = noise_images([FRAME_SIZES[number]] * PAIR * (number + 2), seed=20 + number)
     image_processor: Any = getattr(processor, "image_processor")  # noqa: B009
+    pair = image_processor.temporal_patch_size
+    frames = noise_images([FRAME_SIZES[number]] * pair * (number + 2), seed=20 + number)
     batch = image_processor(images=frames, return_tensors="pt")
     [height, width] = batch["image_grid_thw"][0, 1:].tolist()
     # an image's patch holds the same pixels once per frame of a pair: take one, pair the frames
-    one_FPCX = batch["pixel_values"].view(-1, height * width, 3, PAIR, PATCH**2)[:, :, :, 0]
-    pairs = one_FPCX.unflatten(0, (-1, PAIR)).permute(0, 2, 3, 1, 4)
+    one_FPCX = batch["pixel_values"].view(-1, height * width, 3, pair, PATCH**2)[:, :, :, 0]
+    pairs = one_FPCX.unflatten(0, (-1, pair)).permute(0, 2, 3, 1, 4)
     grid_13 = torch.tensor([[number + 2, height, width]])
-    return pairs.reshape(-1, 3 * PAIR * PATCH**2), grid_13
+    return pairs.reshape(-1, 3 * pair * PATCH**2), grid_13
 
 
 def _frame_tokens(grid_13: Tensor) -> list[int]:

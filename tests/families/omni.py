@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tests.families import TinyFamily
-from tests.families.mrope import image_options, images_and_videos, sizes_of_text
+from tests.families.mrope import image_options, images_and_videos, sizes_of_text, untyped, videos
 from tests.families.qwen2_5_vl import VISION as WINDOWED
 from tests.families.qwen2_vl import MARKUP, PROMPT, token_options
 from tests.families.qwen3_vl import EXPERTS, VISION, lively_experts
@@ -63,9 +63,19 @@ def _processor() -> ProcessorMixin:
 
 
 def _inputs(dtype: torch.dtype) -> BatchFeature:
-    batch = images_and_videos(MARKUP, _processor)(dtype)
-    del batch["mm_token_type_ids"]  # they tell an image from a video by token id alone
-    batch["video_second_per_grid"] = torch.tensor([0.5, 1.0])
+    return _timed(images_and_videos(MARKUP, _processor), [0.5, 1.0], dtype)
+
+
+def _videos(dtype: torch.dtype) -> BatchFeature:
+    return _timed(videos(MARKUP, _processor), [0.5, 1.0, 2.0], dtype)
+
+
+def _timed(
+    make: Callable[[torch.dtype], BatchFeature], seconds: list[float], dtype: torch.dtype
+) -> BatchFeature:
+    """With the seconds of a frame pair; an image is told from a video by token id alone."""
+    batch = untyped(make)(dtype)
+    batch["video_second_per_grid"] = torch.tensor(seconds)
     return batch
 
 
@@ -80,14 +90,15 @@ MODELS: tuple[tuple[str, Callable[[], PreTrainedConfig]], ...] = (
 )
 FAMILIES = [
     TinyFamily(
-        name=model_type,
+        name=model_type + suffix,
         model_type=model_type,
         config=config,
-        inputs=_inputs,
+        inputs=inputs,
         processor=None,
         prompt=PROMPT,
         tweak=_tweak,
         newest_only=True,
     )
     for model_type, config in MODELS
+    for suffix, inputs in (("", _inputs), ("-video", _videos))
 ]

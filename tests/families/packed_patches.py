@@ -33,9 +33,9 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 from transformers.models.video_llama_3.processing_video_llama_3 import VideoLlama3Processor
 
 from tests.families import TinyFamily
-from tests.families.mrope import image_options, several_images, sizes_of_text
+from tests.families.mrope import image_options, several_images, sizes_of_text, untyped, videos
 from tests.families.qwen2_vl import END, IMAGE, MARKUP, PROMPT, START, VIDEO
-from tests.families.qwen3_vl import lively_experts
+from tests.families.qwen3_vl import TIMED, lively_experts
 from tests.tiny import PATCH, TILE, text_sizes, tiny_tokenizer, vocabulary_with
 from vflowopt_search.adapters.processors import without_video
 
@@ -160,13 +160,6 @@ def _edge_inputs(dtype: torch.dtype) -> BatchFeature:
     return batch
 
 
-def _kimi_inputs(dtype: torch.dtype) -> BatchFeature:
-    """By the processor of PaddleOCR-VL, which cuts images alike: Kimi's needs torchvision."""
-    batch = several_images(MARKUP, paddle_processor)(dtype)
-    del batch["mm_token_type_ids"]
-    return batch
-
-
 def _lively(model: Any) -> None:
     """Where the head is the embeddings, these must be small for logits of a usual size."""
     lively_experts(model)
@@ -177,7 +170,11 @@ def _lively(model: Any) -> None:
         MARKUP.unsaid(model)
 
 
-OWN_INPUTS = {"cosmos3_edge": _edge_inputs, "kimi_k25": _kimi_inputs}
+# Kimi's own processor needs torchvision; PaddleOCR-VL's cuts images alike
+OWN_INPUTS = {
+    "cosmos3_edge": _edge_inputs,
+    "kimi_k25": untyped(several_images(MARKUP, paddle_processor)),
+}
 MODELS: tuple[
     tuple[str, Callable[[], PreTrainedConfig], Callable[[], ProcessorMixin] | None], ...
 ] = (
@@ -200,4 +197,14 @@ FAMILIES = [
         fp64=5e-6 if model_type == "kimi_k25" else 1e-9,
     )
     for model_type, config, processor in MODELS
+] + [
+    TinyFamily(
+        name="cosmos3_edge-video",
+        model_type="cosmos3_edge",
+        config=_edge_config,
+        inputs=videos(TIMED, _edge_processor),
+        processor=_edge_processor,
+        prompt=PROMPT,
+        tweak=_lively,
+    )
 ]

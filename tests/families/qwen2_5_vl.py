@@ -25,6 +25,7 @@ from tests.families.mrope import (
     several_images,
     single_images,
     sizes_of_text,
+    untyped,
     videos,
 )
 from tests.families.qwen2_vl import IMAGE, MARKUP, PROMPT, VIDEO, token_options
@@ -86,13 +87,6 @@ def _timed_videos(dtype: torch.dtype) -> BatchFeature:
     return batch
 
 
-def _untyped(dtype: torch.dtype) -> BatchFeature:
-    """Without the types of tokens, of which plain positions make nothing."""
-    batch = images_and_videos(MARKUP, _exaone_processor)(dtype)
-    del batch["mm_token_type_ids"]
-    return batch
-
-
 FAMILIES = [
     TinyFamily(
         name=f"qwen2_5_vl{suffix}",
@@ -111,13 +105,14 @@ FAMILIES = [
     )
 ] + [
     TinyFamily(
-        name="exaone4_5",
+        name=f"exaone4_5{suffix}",
         model_type="exaone4_5",
         config=_exaone_config,
-        inputs=_untyped,
+        inputs=untyped(make(MARKUP, _exaone_processor)),
         processor=_exaone_processor,
         prompt=PROMPT,
         tweak=MARKUP.unsaid,
         fp64=1e-5,  # it counts padding among the positions, and rotates in fp32
     )
+    for suffix, make in (("", images_and_videos), ("-video", videos))
 ]

@@ -110,7 +110,9 @@ FAMILIES = [
         ("qwen3_vl", _config, "-video", videos),
         ("qwen3_vl", _config, "-images+video", images_and_videos),
         ("qwen3_vl_moe", _moe_config, "", single_images),
+        ("qwen3_vl_moe", _moe_config, "-images", several_images),
         ("qwen3_vl_moe", _moe_config, "-video", videos),
         ("cosmos3_omni", _cosmos_config, "", images_and_videos),
+        ("cosmos3_omni", _cosmos_config, "-video", videos),
     )
 ]

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tests.families import TinyFamily
-from tests.families.mrope import images_and_videos, sizes_of_text
+from tests.families.mrope import images_and_videos, sizes_of_text, untyped, videos
 from tests.families.qwen2_5_vl import WINDOW, _processor
 from tests.families.qwen2_vl import MARKUP, PROMPT, token_options
 from tests.families.qwen3_vl import TIMED, VISION, lively_experts
@@ -112,19 +112,6 @@ def _muse_spark() -> MuseSparkConfig:
     return MuseSparkConfig(**options, audio_config=audio, audio_token_id=0)
 
 
-def _plain(
-    make: Callable[[torch.dtype], BatchFeature],
-) -> Callable[[torch.dtype], BatchFeature]:
-    """The same inputs for a model that counts positions in a line."""
-
-    def inputs(dtype: torch.dtype) -> BatchFeature:
-        batch = make(dtype)
-        del batch["mm_token_type_ids"]
-        return batch
-
-    return inputs
-
-
 def _tweak(model: Any) -> None:
     lively_experts(model)
     quiet(model)
@@ -149,11 +136,16 @@ def _variant(
     )
 
 
-_BOTH = _plain(images_and_videos(MARKUP, _processor))
 FAMILIES = [
-    _variant("cohere_compass", _cohere_compass, images_and_videos(TIMED, _processor)),
-    # of these two even the stock model says other things in generate than in one forward, by 1e-5
-    _variant("hyperclovax_vision_v2", _hyperclovax, _BOTH, fp64=1e-4),
-    _variant("muse_glimmer", _muse_glimmer, _BOTH),
-    _variant("muse_spark", _muse_spark, _BOTH, fp64=1e-4),
+    variant
+    for suffix, make in (("", images_and_videos), ("-video", videos))
+    for plain in (untyped(make(MARKUP, _processor)),)
+    for variant in (
+        _variant(f"cohere_compass{suffix}", _cohere_compass, make(TIMED, _processor)),
+        # of these two even the stock model says other things in generate than in one forward,
+        # by 1e-5
+        _variant(f"hyperclovax_vision_v2{suffix}", _hyperclovax, plain, fp64=1e-4),
+        _variant(f"muse_glimmer{suffix}", _muse_glimmer, plain),
+        _variant(f"muse_spark{suffix}", _muse_spark, plain, fp64=1e-4),
+    )
 ]

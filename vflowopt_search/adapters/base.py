@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -242,7 +243,8 @@ def member(module: nn.Module, name: str) -> Any:
     if found is None:
         raise ModelError(
             f"{type(module).__name__} has no part named {name!r}, where its family has one; "
-            "load it with AutoModelForImageTextToText of transformers 5.17 or newer"
+            f"load it with AutoModelForImageTextToText; transformers {transformers.__version__} "
+            "may be too old for it (some families need the newest)"
         )
     return found
 

@@ -153,7 +153,13 @@ class KimiK25Adapter(PackedPatchesAdapter):
 class Cosmos3EdgeAdapter(MergedPatchesAdapter):
     """`cosmos3_edge`: patches in merge blocks, the colours of a pixel side by side."""
 
-    family = Family("cosmos3_edge", (*INPUTS, "video"), ("original",), ALL_SCORES, limits=PACKED)
+    family = Family(
+        "cosmos3_edge",
+        (*INPUTS, "video"),
+        ("original",),
+        ALL_SCORES,
+        limits=f"{PACKED}; no search: its processor leaves out mm_token_type_ids unless told",
+    )
 
     def parts(self) -> Parts:
         """SigLIP's layers in Qwen's place."""

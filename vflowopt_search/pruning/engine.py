@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,17 +17,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.forward import RUN, Forward, dense_deepstack, rows_at
 from vflowopt_search.pruning.inputs import (
-    adds_images,
+    brings_features,
     kinds_of,
     mask_after,
     refuse_positions_of_logits,
     refuse_tokens,
     valid_tokens,
 )
-from vflowopt_search.pruning.masks import LayerMasks
+from vflowopt_search.pruning.masks import LayerMasks, seen_by_last
 from vflowopt_search.pruning.positions import gather_last, packed
 from vflowopt_search.pruning.prefill import Prefill
 from vflowopt_search.pruning.probe import attention_probe
@@ -79,7 +81,8 @@ class PruningEngine:
                 module = anatomy.decoder_layers[layer]
                 _hook(stack, module, _LayerHook(self, layer))
             for layer in self.scoring.text_layers:
-                probe = attention_probe(anatomy.decoder_attention(layer - 1), self._see_text)
+                see = partial(self._see_text, layer - 1)
+                probe = attention_probe(anatomy.decoder_attention(layer - 1), see)
                 stack.enter_context(probe)
             yield
 
@@ -214,7 +217,7 @@ class PruningEngine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
         num_new = kwargs["inputs_embeds"].shape[1]
-        if self.scoring.forget_images() or adds_images(self._call, num_new, self.anatomy):
+        if self.scoring.forget_images() or brings_features(self._call):
             raise UnsupportedError(
                 "an image came after the first part of its prompt was in the cache (a later turn, "
                 "or prefill_chunk_size); pruning reads all images in the first forward: start "
@@ -252,11 +255,13 @@ class PruningEngine:
         hidden, kwargs = forward.before_layer(layer, args[0], kwargs)
         return (hidden, *args[1:]), kwargs
 
-    def _see_text(self, query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> None:
+    def _see_text(self, layer: int, query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> None:
         """File the last prompt token's attention to the visual tokens for the next stage."""
         if self._forward is not None and self._forward.prefill is not None:
             segment = self._forward.state.segments[-1]
-            self._forward.prefill.see_text(query_BHQD, key_BHND, scale, segment)
+            seen_BK = seen_by_last(self.anatomy.backbone.config, layer, segment.valid_BK)
+            text_BK = text_attention(query_BHQD[:, :, -1], key_BHND, scale, seen_BK)
+            self._forward.prefill.see_text(text_BK, segment)
 
 
 class _LayerHook:

@@ -51,17 +51,9 @@ def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
     return kinds
 
 
-def adds_images(call: Mapping[str, Any], num_new: int, anatomy: Anatomy) -> bool:
-    """Whether features, or several new tokens of which one is visual, came along.
-
-    A token alone was generated, whatever it is.
-    """
-    if any(one is not None for one in (call.get("mm_encoder_outputs") or {}).values()):
-        return True
-    ids = call.get("input_ids")
-    if num_new == 1 or ids is None:
-        return False
-    return any(bool(mask.any()) for mask in kinds_of(ids[:, -num_new:], anatomy).values())
+def brings_features(call: Mapping[str, Any]) -> bool:
+    """Whether encoded images or videos were passed to this forward."""
+    return any(one is not None for one in (call.get("mm_encoder_outputs") or {}).values())
 
 
 def mask_after(attention_mask: Any, length: int) -> Tensor | None:

@@ -94,6 +94,25 @@ class LayerMasks:
         return torch.where(segment.valid_BK.to(blocks_BK.device), blocks_BK, -1)
 
 
+def seen_by_last(config: Any, layer: int, valid_BK: Tensor) -> Tensor:
+    """The tokens that the last one of a prompt looks at in a layer, boolean (B, K).
+
+    Args:
+        config: the backbone's configuration.
+        layer: a decoder layer; its window or chunk counts the tokens that it holds.
+        valid_BK: False at padding, which is on the left.
+    """
+    kind, length = _layer_type(config, layer), valid_BK.shape[1]
+    place_K = torch.arange(length, device=valid_BK.device)
+    if kind == "sliding_attention":
+        return valid_BK & (place_K >= length - int(config.sliding_window))
+    if kind == "chunked_attention":
+        size = int(config.attention_chunk_size)
+        chunk_BK = (place_K - (~valid_BK).sum(1, keepdim=True)) // size
+        return valid_BK & (chunk_BK == chunk_BK[:, -1:])
+    return valid_BK
+
+
 def _held(cache: Any, layer: int) -> int:
     """Tokens in the cache of one layer."""
     return int(cache.layers[layer].get_seq_length()) if layer < len(cache.layers) else 0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vflowopt_search.budget import kept_counts
 from vflowopt_search.importance.signals import TokenGrid
-from vflowopt_search.ops.dispatch import merge_tokens, text_attention
+from vflowopt_search.ops.dispatch import merge_tokens
 from vflowopt_search.pruning.plan import (
     Merge,
     best_of_alive,
@@ -91,11 +91,8 @@ class Prefill:
                 self._keep(row, best_of_alive(order_N, self.alive[row], self.counts[row][number]))
         self._file(self.strategy.stages[number].layer)
 
-    def see_text(
-        self, query_BHQD: Tensor, key_BHKD: Tensor, scale: float, segment: Segment
-    ) -> None:
-        """Score visual tokens by the attention of the last prompt token (FastV)."""
-        seen_BK = text_attention(query_BHQD[:, :, -1], key_BHKD, scale, segment.valid_BK)
+    def see_text(self, seen_BK: Tensor, segment: Segment) -> None:
+        """Score visual tokens by the last prompt token's attention to a segment's (FastV)."""
         scores = []
         for row, alive in enumerate(self.alive):
             score_N = seen_BK.new_full((len(self.positions[row]),), -torch.inf)

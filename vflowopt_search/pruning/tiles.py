@@ -59,7 +59,7 @@ def cut_into_tiles(
     _require(line_HSD.shape[1], sum(tiles * size for tiles, size in runs), "tokens")
     pieces = torch.split(line_HSD, [tiles * size for tiles, size in runs], dim=1)
     return [
-        piece.unflatten(1, (tiles, size)).transpose(0, 1)
+        piece.reshape(piece.shape[0], tiles, size, piece.shape[2]).transpose(0, 1)
         for piece, (tiles, size) in zip(pieces, runs, strict=True)
     ]
 

@@ -45,7 +45,7 @@ TOKEN_INPUTS = ("token_type_ids", "mm_token_type_ids")
 
 GRID_INPUTS = {
     "image": ("image_grid_thw",),
-    "video": ("video_grid_thw", "second_per_grid_ts"),
+    "video": ("video_grid_thw", "second_per_grid_ts", "video_second_per_grid"),
 }
 """Inputs with one row per image or video that positions are made of, besides the features."""
 

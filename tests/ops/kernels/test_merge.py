@@ -8,7 +8,7 @@ from tests.ops.kernels.memory import DEVICE, DTYPES, assert_twins, framed, poiso
 from vflowopt_search.ops import merge as definition
 from vflowopt_search.ops.kernels import merge as kernel
 
-SHAPES = [(1, 1, 1), (97, 37, 9), (40, 300, 2), (5, 16, 12), (0, 3, 2), (4, 3, 0)]  # N, D, G
+SHAPES = [(1, 1, 1), (97, 37, 9), (150, 200, 2), (5, 16, 12), (0, 3, 2), (4, 3, 0)]  # N, D, G
 
 
 def case(tokens: int, width: int, groups: int) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -49,3 +49,20 @@ def test_one_row_of_positions_and_of_indices_serves_the_whole_batch() -> None:
     with poisoned():
         answer = kernel.select_tokens(whole, index_BK)
     assert_same_bits(answer, definition.select_tokens(whole, index_BK))
+
+
+def by_columns(values: Tensor) -> Tensor:
+    """The same values, with tokens further apart than rows."""
+    return values.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def test_every_layout_is_read_as_it_is() -> None:
+    whole = Tokens(
+        by_columns(torch.randn(3, 10, 16, device=DEVICE)),
+        by_columns(torch.arange(60, device=DEVICE).view(2, 3, 10)),
+        by_columns(torch.arange(30, device=DEVICE).view(3, 10) % 3 == 0),
+    )
+    index_BK = by_columns(torch.randint(10, (3, 4), device=DEVICE))
+    with poisoned():
+        answer = kernel.select_tokens(whole, index_BK)
+    assert_same_bits(answer, definition.select_tokens(whole, index_BK))

@@ -13,7 +13,7 @@ BATCH = 2
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("heads", "keys", "width"),
-    [((1, 1), 1, 5), ((7, 1), 65, 72), ((4, 4), 130, 16), ((18, 1), 64, 128)],
+    [((1, 1), 1, 5), ((14, 2), 65, 72), ((4, 4), 130, 16), ((18, 1), 64, 128)],
 )
 @pytest.mark.parametrize("padded", [False, True])
 def test_text_attention_is_the_definitions(

@@ -48,7 +48,7 @@ def attention_received(
     log_sum_BHQ = query_BHQD.new_empty(batch, heads, num_queries, dtype=torch.float32)
     received_BHN = query_BHQD.new_empty(batch, heads, num_keys, dtype=torch.float32)
     # A weight of 0 becomes +inf here and exp2(-inf) = 0 in the second pass.
-    burden_BQ = None if query_weight_BQ is None else -query_weight_BQ.float().log2()
+    burden_BQ = None if query_weight_BQ is None else -query_weight_BQ.float().log2().contiguous()
     first_N, last_N = (None, None) if window_N is None else _borders(window_N)
     factor = common_factor(query_BHQD, key_BHND)
     strides = [step // factor for x in (query_BHQD, key_BHND) for step in x.stride()[:-1]]
