@@ -14,6 +14,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 _home = tempfile.TemporaryDirectory(prefix="vflowopt-tests-")
 os.environ["HF_HOME"] = _home.name
+os.environ.setdefault("COLUMNS", "120")  # tables as wide wherever the tests run
 # Kernels run in Triton's interpreter, on the CPU; `TRITON_INTERPRET=0` runs them on a GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 

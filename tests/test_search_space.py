@@ -124,7 +124,7 @@ def test_later_stages_may_rank_by_another_score_than_the_first() -> None:
 
 
 def test_a_later_score_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(SearchSpaceError, match="scores by text_attention, which .* do not offer"):
+    with pytest.raises(SearchSpaceError, match=r"scores by text_attention, which .* do not offer"):
         bound("by-structure", facts(scores=("uniform", "random")))
 
 

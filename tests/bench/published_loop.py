@@ -166,7 +166,8 @@ class PublishedLoop:
         gray = ((pixels * channel[0] + channel[1]) * 255 * channel[2]).sum(1).round()
         size = self.model.config.vision_config.patch_size
         patches = gray.clamp(0, 255).unfold(1, size, size).unfold(2, size, size)
-        return patches.flatten(3).flatten(1, 2)
+        gray_TPX: Tensor = patches.flatten(3).flatten(1, 2)
+        return gray_TPX
 
     def _decode(
         self,

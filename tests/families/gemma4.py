@@ -115,7 +115,7 @@ def _videos(dtype: torch.dtype) -> BatchFeature:
     patches, places = _patches(sizes)
     visual = {"pixel_values_videos": patches, "video_position_ids": places}
     if older_transformers():
-        visual = {name: one.unflatten(0, (3, 2)) for name, one in visual.items()}
+        visual = {name: one.view(3, 2, *one.shape[1:]) for name, one in visual.items()}
     else:
         visual["num_frames_per_video"] = torch.tensor(FRAMES)
     return _typed(texts, dtype, **visual)

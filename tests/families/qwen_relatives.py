@@ -108,6 +108,7 @@ def _muse_spark() -> MuseSparkConfig:
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 32,
+        "moe_hidden_size": 32,
     }
     return MuseSparkConfig(**options, audio_config=audio, audio_token_id=0)
 

@@ -165,12 +165,13 @@ def _janus() -> JanusConfig:
 
 def _vipllava() -> VipLlavaConfig:
     # transformers 5.17 spells it with an s
-    layers = "vision_feature_layers" if older_transformers() else "vision_feature_layer"
+    name = "vision_feature_layers" if older_transformers() else "vision_feature_layer"
+    layers: dict[str, Any] = {name: [-1, -2, 1]}
     return VipLlavaConfig(
         vision_config=CLIPVisionConfig(**CLIP_SIZES),
         text_config=LlamaConfig(**text_sizes()),
         image_token_index=VOCABULARY[IMAGE],
-        **{layers: [-1, -2, 1]},
+        **layers,
     )
 
 
