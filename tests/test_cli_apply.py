@@ -89,8 +89,25 @@ def test_marks_say_where_images_belong() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ("is it in <video>?", "says where videos belong but no --video is given; give one, or"),
+        ("<image>\nwhich?", "says where images belong but no --image is given; give one, or"),
+    ],
+)
+def test_marks_for_what_is_not_given_are_refused(prompt: str, sentence: str) -> None:
+    given = Image.new("RGB", (1, 1))
+    images, videos = ((given,), ()) if "video" in prompt else ((), (Video((given,)),))
+    with pytest.raises(CalibrationError, match=sentence):
+        asked(prompt, images, videos)
+
+
+@pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        (["--frames", "3", "--fps", "2"], "3 frames and 2 frames per second were both asked for"),
+        (["--frames", "3"], "--frames chooses frames of a video but no --video is given"),
+        (["--fps", "2"], "--fps chooses frames of a video but no --video is given; give one, or"),
         (["--video", "none.mp4"], "none.mp4 is no readable video (No such file or directory)"),
         (["--video", ".", "--fps", "0"], "0 frames per second were asked for; ask for more"),
         (["--image", "none.png"], "none.png is no readable image (No such file or directory)"),

@@ -49,6 +49,7 @@ def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applie
 def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[PruningEngine]:
     """As `pruned`, but yields the engine itself, for callers that bring their own signals."""
     strategy = strategy if isinstance(strategy, Strategy) else Strategy.load(strategy)
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper and it are one model
     identity = identity_of(model)
     strategy.check_fits(identity)
     check_claim(strategy, identity.decoder_layers)
@@ -102,6 +103,13 @@ def _checked(model: nn.Module, strategy: Strategy) -> Adapter:
         raise UnsupportedError(
             f"the strategy sets positions {strategy.positions!r}, but {adapter.model_type} models "
             f"offer {', '.join(adapter.family.positions)}"
+        )
+    layer = strategy.importance.vision_layer
+    if "received_attention" in wanted and layer is not None and layer not in adapter.vision_layers:
+        raise UnsupportedError(
+            f"the strategy reads vision layer {layer}, which in this {adapter.model_type} model "
+            f"does not attend to the whole image; use one of "
+            f"{', '.join(map(str, adapter.vision_layers))}"
         )
     if not adapter.knows_grid:
         _refuse_grids(strategy, adapter.model_type)

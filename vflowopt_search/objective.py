@@ -43,6 +43,7 @@ class SignalSource:
     def feed(self, engine: PruningEngine, indices: Sequence[int]) -> dict[str, Any]:
         """Give the engine the signals of a batch; returns the batch for the model."""
         layer = engine.scoring.recorder.layer
+        engine.scoring.forget_images()
         attention = {} if layer is None else self.maps.attention(layer, indices)
         for kind, signals in self.prepared.signals(indices).items():
             engine.scoring.provide(replace(signals, attention=attention.get(kind)), kind)

@@ -28,7 +28,6 @@ from vflowopt_search.strategy import (
     ModelIdentity,
     PixelScale,
     Positions,
-    Recycling,
     Separators,
     Stage,
     Strategy,
@@ -81,7 +80,7 @@ class SearchSpace(SpacePart):
             )
         for name, point in self.textbook.items():
             try:
-                _check_point(self, point)
+                point.check(self.asked(point), self.stages.depths, self.recycles(point))
             except ValueError as error:
                 raise ValueError(f"`textbook.{name}`: {error}") from None
         return self
@@ -136,23 +135,6 @@ class SearchSpace(SpacePart):
         missing = list(_missing(self, facts))
         given = {name: parameter for name, parameter, _ in missing}
         return BoundSpace(_with_fixed(self, given), facts, tuple(note for _, _, note in missing))
-
-
-def _check_point(space: SearchSpace, point: StartingPoint) -> None:
-    """Refuse (ValueError) a value that the space cannot take, or one that is left open."""
-    for name, parameter, value in space.asked(point):
-        if value is None and parameter.fixed is None:
-            raise ValueError(f"{name} is searched but has no value here; give it one")
-        if value is not None and not parameter.holds(value):
-            raise ValueError(f"{name} is {value!r} but must be {parameter}; correct it")
-    for share, parameter in zip(point.depths, space.stages.depths, strict=False):
-        if parameter.fixed is not None and not parameter.holds(share):
-            raise ValueError(f"a depth is {share!r} but must be {parameter}; correct it")
-    if point.recycling_cell is not None and not space.recycles(point):
-        raise ValueError(
-            f"recycling_cell is {point.recycling_cell} without recycling; remove it or set "
-            f"recycling to true"
-        )
 
 
 def _missing(space: SearchSpace, facts: ModelFacts) -> Iterator[tuple[str, Parameter, str]]:
@@ -212,7 +194,8 @@ class BoundSpace:
         layers, relative = self._suggest_stages(trial)
         ratios = close_budget(layers, relative, num_layers, retain)
         importance = self._suggest_importance(trial)
-        scores = [None, *[self._suggest_later_score(trial, importance.score)] * (len(layers) - 1)]
+        later_score = self.space.importance.suggest_later_score(trial, importance.score)
+        scores = [None, *[later_score] * (len(layers) - 1)]
         return Strategy(
             name=name,
             model=self.facts.identity,
@@ -221,7 +204,7 @@ class BoundSpace:
                 for layer, ratio, score in zip(layers, ratios, scores, strict=True)
             ),
             importance=importance,
-            recycling=self._suggest_recycling(trial),
+            recycling=self.space.recycling.suggest(trial),
             # The file allows only the words of these types.
             positions=cast(Positions, self.space.positions.suggest(trial, "positions")),
             separators=cast(Separators, self.space.separators.suggest(trial, "separators")),
@@ -255,22 +238,11 @@ class BoundSpace:
             pixels=self.facts.pixels if entropy != 0 else None,
         )
 
-    def _suggest_later_score(self, trial: Suggests, first: str) -> str | None:
-        """The score of the stages after the first, None where it is that of the first."""
-        later = self.space.importance.later_score
-        score = first if later is None else str(later.suggest(trial, "later_score"))
-        return None if score == first else score
-
     def _vision_layer(self, depth: float) -> int | None:
         available = self.facts.vision_layers_available
         if not available:
             return None
         return available[min(len(available) - 1, int(depth * len(available)))]
-
-    def _suggest_recycling(self, trial: Suggests) -> Recycling | None:
-        if not self.space.recycling.enabled.suggest(trial, "recycling"):
-            return None
-        return Recycling(cell=self.space.recycling.cell.suggest_number(trial, "recycling_cell"))
 
     def searched(self) -> dict[str, Parameter]:
         """Every parameter that a trial may be asked for, by name."""

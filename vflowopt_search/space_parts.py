@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -11,12 +11,15 @@ from vflowopt_search.depths import depth, share_of_depth
 from vflowopt_search.errors import SearchSpaceError
 from vflowopt_search.parameters import (
     Parameter,
+    Scalar,
     SpacePart,
+    Suggests,
     numbers,
     one_of,
     whole_numbers,
     words,
 )
+from vflowopt_search.strategy import Recycling
 
 
 class StagesSpace(SpacePart):
@@ -66,12 +69,25 @@ class ImportanceSpace(SpacePart):
                     f"space by-structure, or write one that scores by {', '.join(offered)}"
                 )
 
+    def suggest_later_score(self, trial: Suggests, first: str) -> str | None:
+        """The score of the stages after the first, None where it is that of the first."""
+        score = first
+        if self.later_score is not None:
+            score = str(self.later_score.suggest(trial, "later_score"))
+        return None if score == first else score
+
 
 class RecyclingSpace(SpacePart):
     """Whether tokens that leave at layer 0 are merged, and by cells of which side."""
 
     enabled: Annotated[Parameter, one_of(True, False)]
     cell: Annotated[Parameter, numbers(1, 1e6)]
+
+    def suggest(self, trial: Suggests) -> Recycling | None:
+        """Ask for the cell only where tokens are recycled."""
+        if not self.enabled.suggest(trial, "recycling"):
+            return None
+        return Recycling(cell=self.cell.suggest_number(trial, "recycling_cell"))
 
 
 class StartingPoint(SpacePart):
@@ -102,3 +118,30 @@ class StartingPoint(SpacePart):
                 f"stage after the first needs one ratio; give {len(self.depths) - 1}"
             )
         return self
+
+    def check(
+        self,
+        asked: Iterable[tuple[str, Parameter, Scalar | None]],
+        depths: Sequence[Parameter],
+        recycles: bool,
+    ) -> None:
+        """Refuse (ValueError) a value that the space cannot take, or one that is left open.
+
+        Args:
+            asked: name, parameter and value of all that this decides, depths apart.
+            depths: one per stage that the space may have.
+            recycles: whether this recycles, said by itself or by the space.
+        """
+        for name, parameter, value in asked:
+            if value is None and parameter.fixed is None:
+                raise ValueError(f"{name} is searched but has no value here; give it one")
+            if value is not None and not parameter.holds(value):
+                raise ValueError(f"{name} is {value!r} but must be {parameter}; correct it")
+        for share, parameter in zip(self.depths, depths, strict=False):
+            if parameter.fixed is not None and not parameter.holds(share):
+                raise ValueError(f"a depth is {share!r} but must be {parameter}; correct it")
+        if self.recycling_cell is not None and not recycles:
+            raise ValueError(
+                f"recycling_cell is {self.recycling_cell} without recycling; remove it or set "
+                f"recycling to true"
+            )

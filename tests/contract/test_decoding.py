@@ -39,6 +39,7 @@ NO_BEAMS = {
 NO_SECOND_TURN = {"qwen2_5_vl-video": "a turn later, text counts on from the latest frame"}
 # And what only older versions (5.17) do.
 OLDER = older_transformers()
+NO_BEAMS |= {"exaone4_5*": "its visual inputs are cut by another model's marks"} if OLDER else {}
 NO_CACHELESS = {"paligemma*": "without a cache, answers belong to the prefix"} if OLDER else {}
 NO_STATIC_CACHE = {"llama4*": "chunked masks refuse what generate passes"} if OLDER else {}
 

@@ -162,3 +162,20 @@ def test_a_mask_made_by_hand_says_what_the_plain_one_says(name: str, kind: str) 
     for mine, expected in zip(applied.last.kept[3], kept, strict=True):
         assert torch.equal(mine, expected)
     torch.testing.assert_close(by_hand, plain, rtol=0, atol=FP32)
+
+
+def test_a_vision_layer_that_sees_windows_only_is_refused() -> None:
+    model = model_of("qwen2_5_vl")
+    windowed = next(
+        layer
+        for layer in range(len(model.model.visual.blocks))
+        if layer not in model.config.vision_config.fullatt_block_indexes
+    )
+    local = strategy_of((0, 0.5), importance=Importance(vision_layer=windowed))
+    with (
+        pytest.raises(
+            UnsupportedError, match=f"reads vision layer {windowed}, which .* use one of"
+        ),
+        pruned(model, local),
+    ):
+        pass

@@ -3,6 +3,8 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from unittest.mock import Mock, patch
 
@@ -20,13 +22,26 @@ OPS: dict[str, ModuleType] = {
     "select_tokens": select,
 }
 every_op = pytest.mark.parametrize("name", OPS)
+GPU = torch.device("cuda:0")
+
+
+@contextmanager
+def a_gpu(capability: tuple[int, int], error: Exception | None = None) -> Iterator[None]:
+    """As if there were one, on which the first launch goes well or raises `error`."""
+    dispatch.why_no_kernels.cache_clear()
+    with (
+        patch.object(torch.cuda, "get_device_capability", return_value=capability),
+        patch.object(dispatch, "_launch_one", side_effect=error),
+    ):
+        yield
+    dispatch.why_no_kernels.cache_clear()
 
 
 @every_op
 def test_an_op_and_its_kernel_have_the_signature_of_the_definition(name: str) -> None:
     expected = inspect.signature(getattr(OPS[name], name))
-    with patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)):
-        kernels = dispatch.kernels_on.__wrapped__(torch.device("cuda:0"))
+    with a_gpu((9, 0)):
+        kernels = dispatch.kernels_on.__wrapped__(GPU)
     assert inspect.signature(getattr(dispatch, name)) == expected
     assert inspect.signature(getattr(kernels, name)) == expected
 
@@ -104,9 +119,33 @@ def test_dispatch_loads_no_triton() -> None:
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
 def test_a_gpu_before_ampere_has_no_kernels(capability: tuple[int, int]) -> None:
-    with patch.object(torch.cuda, "get_device_capability", return_value=capability):
-        kernels = dispatch.kernels_on.__wrapped__(torch.device("cuda:0"))
+    with a_gpu(capability):
+        kernels = dispatch.kernels_on.__wrapped__(GPU)
     assert (kernels is None) == (capability < (8, 0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to find C compiler.\nSpecify one"),
+        OSError(2, "No such file or directory"),
+        subprocess.CalledProcessError(1, ["gcc"]),  # without Python's headers
+        ImportError("libcuda.so.1"),
+    ],
+)
+def test_where_triton_cannot_launch_the_definitions_answer(error: Exception) -> None:
+    with a_gpu((9, 0), error):
+        assert dispatch.kernels_on.__wrapped__(GPU) is None
+        told = dispatch.why_no_kernels(GPU)
+    assert told == f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def test_a_kernel_is_launched_once_to_see_whether_it_goes() -> None:
+    with a_gpu((9, 0), RuntimeError("Failed to find C compiler.")):
+        launch: Mock = dispatch._launch_one  # type: ignore[assignment]
+        for _ in range(3):
+            assert dispatch.why_no_kernels(GPU) == "RuntimeError: Failed to find C compiler."
+        launch.assert_called_once_with(GPU)
 
 
 @pytest.mark.parametrize(

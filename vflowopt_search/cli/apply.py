@@ -71,9 +71,15 @@ def apply(
     --image scene.png --prompt "what color is the circle"
     """
     from vflowopt_search.calibration.images import open_image
-    from vflowopt_search.calibration.video import read_video
+    from vflowopt_search.calibration.video import check_frame_choice, read_video
 
     strategy = Strategy.load(file)
+    check_frame_choice(frames, fps)
+    if not video and (frames is not None or fps is not None):
+        raise CalibrationError(
+            f"--{'fps' if frames is None else 'frames'} chooses frames of a video but no --video "
+            "is given; give one, or leave it out"
+        )
     images = tuple(open_image(path) for path in image or [])
     videos = tuple(read_video(path, frames=frames, fps=fps) for path in video or [])
     sample = asked(prompt, images, videos, system)
@@ -96,15 +102,22 @@ def asked(
     """The prompt as a sample, images before the words unless as many marks say where they belong.
 
     Raises:
-        CalibrationError: the prompt has no words.
+        CalibrationError: the prompt has no words, or a mark for what is not given at all.
     """
     from vflowopt_search.calibration.conversations import arranged, is_usual, single_question
-    from vflowopt_search.calibration.samples import Mark, Sample, Turn
+    from vflowopt_search.calibration.samples import Mark, Sample, Turn, count_marks
 
     chat = single_question(prompt, [Turn("system", (system,))] if system else [])
     if not chat.question:
         raise CalibrationError(f"the prompt {prompt!r} has no words; ask something")
-    turns = arranged(chat.turns, {Mark.IMAGE: len(images), Mark.VIDEO: len(videos)})
+    held = {Mark.IMAGE: len(images), Mark.VIDEO: len(videos)}
+    for mark in Mark:
+        if not held[mark] and count_marks(chat.turns, mark):
+            raise CalibrationError(
+                f"the prompt {prompt!r} says where {mark.value}s belong but no --{mark.value} is "
+                "given; give one, or take the mark out"
+            )
+    turns = arranged(chat.turns, held)
     return Sample(
         id="prompt",
         prompt=chat.question,

@@ -147,11 +147,15 @@ def _devices() -> list[Finding]:
         return []
     import torch
 
+    from vflowopt_search.ops.dispatch import why_no_kernels
+
     findings = [Finding("device cpu", f"{torch.get_num_threads()} threads", True)]
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         found = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
-        findings.append(Finding(f"device cuda:{index}", found, True))
+        reason = why_no_kernels(torch.device("cuda", index))
+        note = f"works, but without the kernels: {reason}" if reason else ""
+        findings.append(Finding(f"device cuda:{index}", found, True, note))
     return findings
 
 

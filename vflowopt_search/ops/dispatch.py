@@ -1,8 +1,9 @@
 """The definitions of `ops`, computed by their Triton twins where these are faster.
 
 On the CPU these are the definitions. On a GPU the kernels answer, unless Triton cannot be
-imported, the GPU is too old for it, the dtype is not fp32, bf16 or fp16, or a gradient is wanted:
-then the definitions answer there too. What the functions mean is said at their definitions.
+imported or cannot launch, the GPU is too old for it, the dtype is not fp32, bf16 or fp16, or a
+gradient is wanted: then the definitions answer there too. What the functions mean is said at their
+definitions.
 
 Shape suffixes: as there.
 """
@@ -10,6 +11,7 @@ Shape suffixes: as there.
 from __future__ import annotations
 
 from functools import cache
+from subprocess import SubprocessError
 from types import SimpleNamespace
 
 import torch
@@ -94,16 +96,14 @@ def _kernels_for(
 @cache
 def kernels_on(device: torch.device) -> SimpleNamespace | None:
     """The kernels as attributes, imported when a GPU first asks for them; None without Triton."""
-    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+    if why_no_kernels(device) is not None:
         return None
-    try:
-        from vflowopt_search.ops.kernels.entropy import patch_entropy
-        from vflowopt_search.ops.kernels.merge import merge_tokens
-        from vflowopt_search.ops.kernels.received_attention import attention_received
-        from vflowopt_search.ops.kernels.select import select_tokens
-        from vflowopt_search.ops.kernels.text_attention import text_attention
-    except ImportError:
-        return None
+    from vflowopt_search.ops.kernels.entropy import patch_entropy
+    from vflowopt_search.ops.kernels.merge import merge_tokens
+    from vflowopt_search.ops.kernels.received_attention import attention_received
+    from vflowopt_search.ops.kernels.select import select_tokens
+    from vflowopt_search.ops.kernels.text_attention import text_attention
+
     return SimpleNamespace(
         patch_entropy=patch_entropy,
         attention_received=attention_received,
@@ -111,3 +111,24 @@ def kernels_on(device: torch.device) -> SimpleNamespace | None:
         merge_tokens=merge_tokens,
         select_tokens=select_tokens,
     )
+
+
+@cache
+def why_no_kernels(device: torch.device) -> str | None:
+    """Why the definitions answer on a GPU in place of the kernels; None where the kernels do."""
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return f"older than compute capability {'.'.join(map(str, OLDEST_CAPABILITY))}"
+    try:
+        _launch_one(device)
+    # Triton imports without a C compiler or Python's headers, which it needs at its first launch
+    except (ImportError, RuntimeError, OSError, SubprocessError) as error:
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return None
+
+
+def _launch_one(device: torch.device) -> None:
+    """Compile and launch the smallest kernel."""
+    from vflowopt_search.ops.kernels.entropy import patch_entropy
+
+    with torch.cuda.device(device):
+        patch_entropy(torch.zeros(1, 1, dtype=torch.uint8, device=device))

@@ -19,7 +19,8 @@ from transformers import DynamicCache
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.forward import RUN, Forward, dense_deepstack, rows_at
+from vflowopt_search.pruning.forward import Forward, dense_deepstack, rows_at
+from vflowopt_search.pruning.hooks import after, before, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
     kinds_of,
@@ -73,18 +74,21 @@ class PruningEngine:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.callback(self._forget)
             stack.enter_context(self.scoring.recording())
-            _hook(stack, anatomy.model, self.before_model)
-            _hook(stack, anatomy.base, self.before_base)
-            _hook(stack, anatomy.backbone, self.before_backbone)
-            stack.callback(anatomy.backbone.register_forward_hook(self.after_backbone).remove)
+            before(stack, anatomy.model, self.before_model)
+            before(stack, anatomy.base, self.before_base)
+            before(stack, anatomy.backbone, self.before_backbone)
+            after(stack, anatomy.model, self.after_model)
+            after(stack, anatomy.base, self.after_base)
+            after(stack, anatomy.backbone, self.after_backbone)
             for layer in self._touched_layers():
                 module = anatomy.decoder_layers[layer]
-                _hook(stack, module, _LayerHook(self, layer))
+                before(stack, module, partial(self.before_layer, layer))
             for layer in self.scoring.text_layers:
                 see = partial(self._see_text, layer - 1)
                 probe = attention_probe(anatomy.decoder_attention(layer - 1), see)
                 stack.enter_context(probe)
             yield
+        self.applied.freeze()
 
     def _touched_layers(self) -> range:
         """The layers from the first later stage on: they need a mask and positions of their own.
@@ -109,12 +113,28 @@ class PruningEngine:
         self._labels = None
         if kwargs.get("labels") is None:
             return None
+        if self.scoring.text_layers:
+            raise UnsupportedError(
+                "labels were given, but the strategy scores by the attention of the last prompt "
+                "token, and with labels the answer stands behind it; train with a strategy that "
+                "has no text_attention"
+            )
         self._labels = Labels(kwargs["labels"], kwargs.get("attention_mask"))
         return args, kwargs | self._labels.arguments()
+
+    def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Let go of the labels, also after an exception."""
+        self._labels = None
 
     def before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the arguments: token ids show where the visual tokens are."""
         self._call = kwargs if not args else {"input_ids": args[0]} | kwargs
+        if not brings_features(self._call):  # then images are encoded on the way
+            self.scoring.forget_recorded()
+
+    def after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Let go of the arguments, also after an exception."""
+        self._call = {}
 
     def before_backbone(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -132,13 +152,14 @@ class PruningEngine:
         if not any(bool(mask_BS.any()) for mask_BS in kinds.values()):
             self.scoring.forget_images()
             return None
-        self.scoring.provide_encoded(self._call.get("mm_encoder_outputs"))
+        self.scoring.begin(self._call.get("mm_encoder_outputs"))
         return args, self._start(kwargs, cache, kinds)
 
     def after_backbone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Let labels follow the tokens that came out."""
+        """Let labels follow the tokens that came out; the layers have run."""
         if self._labels is not None and self._forward is not None:
             self._labels.follow(self._forward.state)
+        self._forward = None
 
     def _input_ids(self) -> Tensor:
         ids = self._call.get("input_ids")
@@ -161,10 +182,13 @@ class PruningEngine:
         masks = LayerMasks(self.anatomy, cache, blocks_BS=self.anatomy.blocks(self._call))
         self._forward = Forward(state, masks, self.later_layers, prefill)
         self.applied.watch(prefill.reader(len(self.anatomy.decoder_layers)))
+        embeds_BSD = kwargs["inputs_embeds"]
         if self.strategy.stages[0].layer == 0:
-            embeds_BSD = prefill.first_stage(kwargs["inputs_embeds"])
-            if int(prefill.alive_BS.sum()) < int(valid_BS.sum()):
-                state.segments, state.shortened = [segment_of(prefill.alive_BS, 0)], True
+            embeds_BSD = prefill.first_stage(embeds_BSD)
+        # the attention of the last prompt token is looked for in the last place of every row
+        moved = bool(self.scoring.text_layers) and not bool(valid_BS[:, -1].all())
+        if moved or int(prefill.alive_BS.sum()) < int(valid_BS.sum()):
+            state.segments, state.shortened = [segment_of(prefill.alive_BS, 0)], True
         if state.shortened or self.later_layers:
             kwargs = self._without_deepstack(kwargs, self._forward, prefill)
         if state.shortened:
@@ -244,12 +268,12 @@ class PruningEngine:
         return args, kwargs | {"attention_mask": mask, "position_ids": position_ids}
 
     def before_layer(
-        self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Prune if a stage starts here; give the layer its own mask and positions."""
         forward = self._forward
         if self.anatomy.backbone.training:
-            forward = _forward_of(kwargs, forward)
+            forward = forward_of(kwargs, forward)
         if forward is None:
             return None
         hidden, kwargs = forward.before_layer(layer, args[0], kwargs)
@@ -257,38 +281,9 @@ class PruningEngine:
 
     def _see_text(self, layer: int, query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> None:
         """File the last prompt token's attention to the visual tokens for the next stage."""
-        if self._forward is not None and self._forward.prefill is not None:
-            segment = self._forward.state.segments[-1]
+        forward = self._forward
+        if forward is not None and forward.prefill is not None:
+            segment = forward.state.segments[-1]
             seen_BK = seen_by_last(self.anatomy.backbone.config, layer, segment.valid_BK)
             text_BK = text_attention(query_BHQD[:, :, -1], key_BHND, scale, seen_BK)
-            self._forward.prefill.see_text(text_BK, segment)
-
-
-class _LayerHook:
-    """The pre-hook of one decoder layer."""
-
-    def __init__(self, engine: PruningEngine, layer: int) -> None:
-        self.engine, self.layer = engine, layer
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.engine.before_layer(self.layer, args, kwargs)
-
-
-def _hook(stack: ExitStack, module: nn.Module, hook: Any) -> None:
-    stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-
-def _forward_of(kwargs: dict[str, Any], newest: Forward | None) -> Forward | None:
-    """The forward that a layer's call belongs to.
-
-    The backward of gradient checkpointing runs layers again, maybe after a later forward began;
-    the rotary embeddings are the same objects then.
-    """
-    rotary = kwargs.get("position_embeddings")
-    mark = rotary[0] if isinstance(rotary, tuple) else rotary
-    if mark is None:
-        return newest
-    if not hasattr(mark, RUN):
-        setattr(mark, RUN, newest)
-    found: Forward | None = getattr(mark, RUN)
-    return found
+            forward.prefill.see_text(text_BK, segment)

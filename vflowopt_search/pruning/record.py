@@ -45,6 +45,12 @@ class Applied:
         """What happened in the last prefill of a prompt with images; None before the first."""
         return None if self._read is None else self._read()
 
+    def freeze(self) -> None:
+        """Hold `last` in plain values, so that nothing of the model is held."""
+        last = self.last
+        if last is not None:
+            self._read = lambda: last
+
     def watch(self, read: Callable[[], LastPrefill]) -> None:
         """Let `last` come from `read` (called by the engine; built only when somebody looks)."""
         self._read = read

@@ -16,7 +16,7 @@ from vflowopt_search.errors import StrategyError, UnsupportedError
 from vflowopt_search.importance.registry import make_score
 from vflowopt_search.importance.signals import TokenGrid, VisualSignals
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.vision import SIGNALS, VisionRecorder
+from vflowopt_search.pruning.vision import VisionRecorder
 from vflowopt_search.strategy import Stage, Strategy
 
 TEXT = "text_attention"
@@ -32,6 +32,7 @@ class Scoring:
     def __init__(self, anatomy: Anatomy, strategy: Strategy) -> None:
         """Raise StrategyError where a stage asks for a score it cannot have."""
         self.strategy = strategy
+        self._provided: dict[str, VisualSignals] = {}
         names = {self.name_of(stage) for stage in strategy.stages}
         self._scores = {name: make_score(strategy.importance, name) for name in sorted(names)}
         self.text_layers = [s.layer for s in strategy.stages if self.is_text(s)]
@@ -66,23 +67,37 @@ class Scoring:
         """Record the vision encoder inside the `with` block."""
         with self.recorder.recording():
             yield
-        self.recorder.calls.clear()
+        self.forget_images()
 
     def provide(self, signals: VisualSignals, kind: str = "image") -> None:
         """Use these signals for the next prompt, whose features were encoded before."""
-        self.recorder.file(kind, signals)
+        self._provided[kind] = signals
 
-    def provide_encoded(self, outputs: Any) -> None:
-        """Use the signals that hang on features which were encoded inside the `with` block."""
+    def begin(self, outputs: Mapping[str, Any] | None) -> None:
+        """Take the signals of a prompt's features: as provided, else those seen at their encoding.
+
+        Args:
+            outputs: kind to the encoder's output, where the model was given it.
+        """
         for kind, output in (outputs or {}).items():
-            signals = getattr(output, SIGNALS, None)
+            signals = self.recorder.signals_of(output, kind)
             if signals is not None:
-                self.provide(signals, kind)
+                self.recorder.file(kind, signals)
+            elif output is not None:  # whatever was encoded last, it was not this
+                self.recorder.drop(kind)
+        for kind, signals in self._provided.items():
+            self.recorder.file(kind, signals)
+        self._provided.clear()
+
+    def forget_recorded(self) -> None:
+        """Drop what was encoded for a prompt that never came."""
+        self.recorder.forget()
 
     def forget_images(self) -> bool:
-        """Drop what was recorded since the last prompt; whether there was anything."""
-        forgotten = bool(self.recorder.calls)
-        self.recorder.calls.clear()
+        """Drop what was recorded or provided; whether there was anything."""
+        forgotten = bool(self.recorder.calls or self._provided)
+        self.recorder.forget()
+        self._provided.clear()
         return forgotten
 
     def vision_scores(
@@ -119,7 +134,7 @@ class Scoring:
                 each = score(signals.only(score.needs))
                 for row, mine in enumerate(rows):
                     rows_of_parts[row] += [each[i] for i in mine]
-        self.recorder.calls.clear()
+        self.recorder.forget()
         scores = {
             name: [torch.cat(row) if row else EMPTY for row in rows_of_parts]
             for name, rows_of_parts in parts.items()
@@ -132,7 +147,8 @@ class Scoring:
         if signals is None:
             raise UnsupportedError(
                 f"the prompt has visual tokens, but no {kind} was encoded inside the "
-                "`with pruned(...)` block; pass pixels, or features encoded inside the block"
+                "`with pruned(...)` block; pass pixels, or features encoded inside the block, and "
+                "prefill in one piece (no prefill_chunk_size)"
             )
         encoded = sum(len(image.grid) for image in signals.images)
         if encoded == 0 or num_tokens % encoded != 0:

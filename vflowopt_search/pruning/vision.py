@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from vflowopt_search.importance.signals import ImageGeometry, ProjectedAttention, VisualSignals
@@ -22,12 +24,17 @@ SIGNALS = "_vflowopt_signals"
 KINDS = {"image": "get_image_features", "video": "get_video_features"}
 
 
+class _Key:
+    """Stands on an encoder's output for the signals that its recorder holds."""
+
+
 @dataclass
 class VisionRecorder:
     """Watches one model's vision encoder; `calls` holds what was seen and not used yet.
 
-    What was seen also hangs on the encoder's output, so that features encoded once can serve
-    several prompts.
+    The encoder's outputs are marked, so that features encoded once can serve several prompts; what
+    was seen is held as long as both the output and the recorder live. The newest one is also known
+    by its values, for an output may be copied on its way (by accelerate, or prefill in chunks).
 
     Attributes:
         anatomy: the model's parts.
@@ -40,6 +47,8 @@ class VisionRecorder:
     layer: int | None
     pixels: PixelScale | None
     calls: dict[str, VisualSignals] = field(default_factory=dict)
+    _held: WeakKeyDictionary[_Key, VisualSignals] = field(default_factory=WeakKeyDictionary)
+    _newest: dict[str, Tensor] = field(default_factory=dict)
     _inputs: list[Tensor] = field(default_factory=list)
     _attention: list[SeenAttention] = field(default_factory=list)
     _inside: bool = False
@@ -80,13 +89,40 @@ class VisionRecorder:
         self._clear()
         self.file(kind, signals)
         if not isinstance(features, tuple | Tensor):
-            setattr(features, SIGNALS, signals)
+            key = _Key()
+            self._held[key] = signals
+            setattr(features, SIGNALS, key)
+            self._newest[kind] = rows_of(features)
         return features
+
+    def signals_of(self, output: Any, kind: str) -> VisualSignals | None:
+        """What this recorder saw while it was encoding `output`; None if it did not."""
+        key = getattr(output, SIGNALS, None)
+        if key is not None and key in self._held:
+            return self._held[key]
+        newest = self._newest.get(kind)
+        if newest is None:
+            return None
+        given = rows_of(output)[: len(newest)]  # beams repeat them
+        same = given.shape == newest.shape and torch.equal(given, newest)
+        return self.calls.get(self._filed_as(kind)) if same else None
 
     def file(self, kind: str, signals: VisualSignals) -> None:
         """Keep signals until a prompt uses them; some models spell videos as images."""
+        self.calls[self._filed_as(kind)] = signals
+
+    def forget(self) -> None:
+        """Drop what no prompt has used."""
+        self.calls.clear()
+        self._newest.clear()
+
+    def drop(self, kind: str) -> None:
+        """Keep no signals of this kind."""
+        self.calls.pop(self._filed_as(kind), None)
+
+    def _filed_as(self, kind: str) -> str:
         same = self.anatomy.video_token_id == self.anatomy.image_token_id
-        self.calls["image" if same else kind] = signals
+        return "image" if same else kind
 
     def _clear(self) -> None:
         self._inputs.clear()
@@ -107,6 +143,13 @@ class VisionRecorder:
 
     def _see_attention(self, query: Tensor, key: Tensor, scale: float) -> None:
         self._attention.append(SeenAttention(query.detach(), key.detach(), scale))
+
+
+def rows_of(output: Any) -> Tensor:
+    """The features of an encoder's output as one matrix, a row for each."""
+    value = output.pooler_output if output.pooler_output is not None else output.last_hidden_state
+    parts = [value] if isinstance(value, Tensor) else list(value)
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def _first(kwargs: dict[str, Any]) -> Any:

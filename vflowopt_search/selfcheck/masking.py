@@ -148,8 +148,8 @@ class _Forbidding:
         **options: Any,
     ) -> Any:
         allowed = self._allowed(attention_mask).to(query.device)
-        least = torch.finfo(query.dtype).min
-        added = torch.where(allowed, 0.0, least).to(query.dtype)
+        added = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
+        added.masked_fill_(~allowed, torch.finfo(query.dtype).min)
         eager = eager_of(module) or eager_attention_forward
         return eager(module, query, key, value, added, **options)
 
