@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,19 @@ def break_the_engine(patch: pytest.MonkeyPatch) -> None:
 
 
 # --- doctor
+
+
+def test_doctor_says_why_a_gpu_goes_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = SimpleNamespace(name="H200", total_memory=139 * 2**30)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: facts)
+    reasons = {0: None, 1: "RuntimeError: Failed to find C compiler."}
+    monkeypatch.setattr(
+        "vflowopt_search.ops.dispatch.why_no_kernels", lambda device: reasons[device.index]
+    )
+    notes = [(finding.usable, finding.note) for finding in doctor._devices()[1:]]
+    told = "works, but without the kernels: RuntimeError: Failed to find C compiler."
+    assert notes == [(True, ""), (True, told)]
 
 
 @pytest.mark.parametrize("name", SAVED)

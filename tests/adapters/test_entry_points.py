@@ -84,6 +84,8 @@ def test_nothing_is_imported_for_models_of_ours(install: Any) -> None:
 BROKEN = {
     "import": ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_t"),
     "syntax": ("class AcmeAdapter(", "SyntaxError"),
+    "name": ("class AcmeAdapter(Adapter): ...", "NameError"),
+    "key": ("import os; os.environ['NOTHING_OF_THIS_NAME']", "KeyError"),
     "attribute": ("AcmeAdaptor = 1", "AttributeError"),
     "kind": ("AcmeAdapter = dict", "is no subclass of vflowopt_search.adapters.base.Adapter"),
     "family": (

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from vflowopt_search.adapters.base import Adapter, Parts, member, raster
 from vflowopt_search.importance.signals import ImageGeometry, TokenGrid, by_run
@@ -81,16 +82,32 @@ def merged(
     frames: int, height: int, width: int, merge_size: int, device: torch.device | None = None
 ) -> ImageGeometry:
     """Geometry of `frames` frames of height x width patches, `merge_size`^2 of them to a token."""
-    token_rows, token_cols = height // merge_size, width // merge_size
-    frame = raster(token_rows, token_cols, view=0, device=device)
-    grid = TokenGrid(
+
+    def pack(map_TP: Tensor) -> Tensor:
+        return map_TP.reshape(-1, merge_size**2).mean(1)
+
+    grid = _tokens(frames, height // merge_size, width // merge_size, device)
+    return ImageGeometry(frames, height * width, grid, pack)
+
+
+def pooled(
+    frames: int, height: int, width: int, merge_size: int, device: torch.device | None = None
+) -> ImageGeometry:
+    """The same where the patches of a frame come in raster order."""
+
+    def pack(map_TP: Tensor) -> Tensor:
+        return avg_pool2d(map_TP.reshape(frames, height, width), merge_size).flatten()
+
+    grid = _tokens(frames, height // merge_size, width // merge_size, device)
+    return ImageGeometry(frames, height * width, grid, pack)
+
+
+def _tokens(frames: int, rows: int, cols: int, device: torch.device | None) -> TokenGrid:
+    """Frame by frame in raster order, each frame a view of its own."""
+    frame = raster(rows, cols, view=0, device=device)
+    return TokenGrid(
         view_N=torch.arange(frames, device=device).repeat_interleave(len(frame)),
         row_N=frame.row_N.repeat(frames),
         col_N=frame.col_N.repeat(frames),
         separator_N=frame.separator_N.repeat(frames),
     )
-
-    def pack(map_TP: Tensor) -> Tensor:
-        return map_TP.reshape(-1, merge_size**2).mean(1)
-
-    return ImageGeometry(frames, height * width, grid, pack)

@@ -18,10 +18,9 @@ from vflowopt_search.adapters.base import (
     Family,
     Parts,
     member,
-    raster,
     rows_with_separators,
 )
-from vflowopt_search.adapters.merged_patches import MergedPatchesAdapter, merged
+from vflowopt_search.adapters.merged_patches import MergedPatchesAdapter, merged, pooled
 from vflowopt_search.importance.signals import ImageGeometry, TokenGrid
 from vflowopt_search.strategy import PixelScale
 
@@ -53,7 +52,7 @@ class PaddleOCRVLAdapter(PackedPatchesAdapter):
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """One tile per image, of the image's own size."""
         return tuple(
-            _pooled(height, width, self.merge_size, call["image_grid_thw"].device)
+            pooled(1, height, width, self.merge_size, call["image_grid_thw"].device)
             for _, height, width in call["image_grid_thw"].tolist()
         )
 
@@ -138,7 +137,7 @@ class KimiK25Adapter(PackedPatchesAdapter):
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """One tile per image, of the image's own size."""
         return tuple(
-            _pooled(height, width, self.merge_size, call["image_grid_thw"].device)
+            pooled(1, height, width, self.merge_size, call["image_grid_thw"].device)
             for _, height, width in call["image_grid_thw"].tolist()
         )
 
@@ -180,18 +179,8 @@ class Cosmos3EdgeAdapter(MergedPatchesAdapter):
         return super().gray_tiles(flat, images, pixels)
 
 
-def _pooled(height: int, width: int, merge: int, device: torch.device) -> ImageGeometry:
-    """An image whose patches come in raster order, merge x merge of them to a token."""
-
-    def pack(map_TP: Tensor) -> Tensor:
-        return avg_pool2d(map_TP.reshape(1, height, width), merge).flatten()
-
-    grid = raster(height // merge, width // merge, view=0, device=device)
-    return ImageGeometry(1, height * width, grid, pack)
-
-
 def _framed(height: int, width: int, merge: int, device: torch.device) -> ImageGeometry:
-    """The same with a token behind each row, one before the image and one behind it."""
+    """The same patches, with a token behind each row, one before the image and one behind it."""
     rows, cols = height // merge, width // merge
     ends_RC = torch.zeros(rows, cols + 1, dtype=torch.bool, device=device)
     ends_RC[:, -1] = True

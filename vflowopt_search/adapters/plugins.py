@@ -14,6 +14,19 @@ from vflowopt_search.errors import ModelError
 
 GROUP = "vflowopt_search.adapters"
 
+# what a module of others raises at its import that is broken, or made for other versions
+BROKEN = (
+    ImportError,
+    AttributeError,
+    NameError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    OSError,
+)
+
 
 def plugin_adapter(model_type: str) -> type[Adapter] | None:
     """The adapter that an installed package brings for this type of model, None without one.
@@ -41,7 +54,7 @@ def _loaded(entry: EntryPoint) -> type[Adapter]:
     package = entry.dist.name if entry.dist is not None else entry.module
     try:
         adapter = entry.load()
-    except Exception as error:  # the code of others may raise anything
+    except BROKEN as error:
         raise ModelError(
             f"the package {package} offers an adapter for {entry.name} models, but {entry.value} "
             f"cannot be loaded ({type(error).__name__}: {error}); repair or uninstall {package}"

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from vflowopt_search.adapters.base import ALL_SCORES, Family, Parts, member, raster
 from vflowopt_search.adapters.llava_next import joined
-from vflowopt_search.adapters.merged_patches import MergedPatchesAdapter
+from vflowopt_search.adapters.merged_patches import MergedPatchesAdapter, pooled
 from vflowopt_search.adapters.qwen_vl import FULL_LAYERS, PACKED, Qwen3VLAdapter, Qwen25VLAdapter
 from vflowopt_search.importance.signals import ImageGeometry
 from vflowopt_search.strategy import PixelScale
@@ -92,7 +91,7 @@ class MuseGlimmerAdapter(MergedPatchesAdapter):
 
     def _geometries(self, grid_I3: Tensor) -> tuple[ImageGeometry, ...]:
         return tuple(
-            _pooled(frames, height, width, self.merge_size, grid_I3.device)
+            pooled(frames, height, width, self.merge_size, grid_I3.device)
             for frames, height, width in grid_I3.tolist()
         )
 
@@ -110,15 +109,3 @@ def _grids(call: Mapping[str, Any]) -> Tensor:
     image = call.get("image_grid_thw")
     found: Tensor = call["video_grid_thw"] if image is None else image
     return found
-
-
-def _pooled(
-    frames: int, height: int, width: int, block: int, device: torch.device
-) -> ImageGeometry:
-    """Frames of height x width patches in raster order, a token for block x block of them."""
-
-    def pack(map_TP: Tensor) -> Tensor:
-        return avg_pool2d(map_TP.reshape(frames, height, width), block).flatten()
-
-    views = (raster(height // block, width // block, view, device) for view in range(frames))
-    return ImageGeometry(frames, height * width, joined(*views), pack)
