@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from transformers import BlipConfig, BlipForConditionalGeneration
 
+from tests.command import run
 from vflowopt_search.adapters.registry import ADAPTERS, adapter_for
 from vflowopt_search.adapters.unsupported import UNSUPPORTED
 from vflowopt_search.errors import ModelError
@@ -29,3 +32,10 @@ def test_the_reason_is_given() -> None:
     )
     with pytest.raises(ModelError, match=r"'blip' cannot be pruned: its decoder sees images by"):
         adapter_for(BlipForConditionalGeneration(config))
+
+
+def test_the_command_line_lists_them_with_the_reason() -> None:
+    told = json.loads(run("models", "--refused", "--json").stdout)
+    assert {row["model_type"]: row["reason"] for row in told} == UNSUPPORTED
+    printed = " ".join(run("models", "--refused").stdout.split())
+    assert all(f" {name} " in f" {printed} " for name in UNSUPPORTED)

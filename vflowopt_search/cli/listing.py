@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vflowopt_search.cli.console import print_json, stdout, table
 from vflowopt_search.cli.options import Json
@@ -15,14 +17,26 @@ WIDE = 140  # characters in which five columns of words can be read
 COLUMNS = ("family", "inputs", "positions", "importance scores", "limits")
 
 
-def models(as_json: Json = False) -> None:
+Refused = Annotated[
+    bool, typer.Option("--refused", help="List those that cannot be pruned instead, and why.")
+]
+
+
+def models(refused: Refused = False, as_json: Json = False) -> None:
     """List the model families that can be searched and pruned, and the limits of each.
 
     Example: vflowopt-search models
     """
     from vflowopt_search.adapters.generic import GenericAdapter
     from vflowopt_search.adapters.registry import families
+    from vflowopt_search.adapters.unsupported import UNSUPPORTED
 
+    if refused and as_json:
+        print_json([{"model_type": name, "reason": why} for name, why in UNSUPPORTED.items()])
+        return
+    if refused:
+        stdout().print(table(("family", "why it cannot be pruned"), list(UNSUPPORTED.items())))
+        return
     listed = [*families(), GenericAdapter.family]
     if as_json:
         print_json([asdict(family) for family in listed])
