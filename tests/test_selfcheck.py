@@ -258,3 +258,9 @@ def test_a_report_in_plain_values() -> None:
     assert [c["passed"] for c in plain["checks"]] == [True, False]
     with pytest.raises(UnsupportedError, match="this toy model fails the self-check 'two': 2, whe"):
         report.require()
+
+
+def test_a_model_in_double_precision_passes() -> None:
+    family = tiny("llava")
+    assert family.processor is not None
+    check_model(family.model(dtype=torch.float64), family.processor()).require()

@@ -156,6 +156,18 @@ def test_importance_is_that_of_the_eager_map(
 def test_text_attention_is_that_of_the_eager_map(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert_text_attention(name, 3, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["gemma3-window", "llama4-chunks"])
+def test_text_attention_keeps_to_windows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = adapter_for(model_of(name)).backbone.config.layer_types
+    narrow = next(layer for layer, kind in enumerate(kinds) if kind != "full_attention")
+    assert_text_attention(name, narrow + 1, monkeypatch)
+
+
+def assert_text_attention(name: str, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score at a stage is what the layer before it gives when it attends eagerly."""
     seen: list[Prefill] = []
     later_stage = Prefill.later_stage
 
@@ -166,9 +178,9 @@ def test_text_attention_is_that_of_the_eager_map(
     monkeypatch.setattr(Prefill, "later_stage", watched)
     model, inputs = model_of(name, "eager"), inputs_of(name)
     adapter = adapter_for(model)
-    eager = Eager(adapter.decoder_attention(2))
+    eager = Eager(adapter.decoder_attention(stage - 1))
     eager.watch(monkeypatch)
-    with torch.no_grad(), pruned(model, strategy_of((3, 0.5), scores=["text_attention"])):
+    with torch.no_grad(), pruned(model, strategy_of((stage, 0.5), scores=["text_attention"])):
         model(**inputs)
     last_BS = eager.weights[0].mean(1)[:, -1]
     visual_BS = visual_tokens(adapter, inputs["input_ids"])

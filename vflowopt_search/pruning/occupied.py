@@ -11,7 +11,7 @@ ENGINE = "_vflowopt_engine"
 
 def refuse_if_pruned(model: nn.Module) -> None:
     """Raise UnsupportedError while a strategy is on this model."""
-    if getattr(getattr(model, "_orig_mod", model), ENGINE, None) is not None:
+    if getattr(model, ENGINE, None) is not None:
         raise UnsupportedError(
             "this model is pruned already; leave the `with pruned(...)` block or call "
             "handle.remove() first"
