@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from optuna import Study
 from optuna.storages import BaseStorage
@@ -11,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vflowopt_search.processes import is_alive, is_gone, this_process
 from vflowopt_search.trials import (
     ABANDONED,
+    BEGUN,
     DEATHS,
     FAILURE,
     OWNER,
@@ -45,6 +48,22 @@ def recover(study: Study, storage: BaseStorage) -> None:
             _enqueue_again(study, trial)
 
 
+class Recovering(AbstractContextManager[None]):
+    """Leaves no trial of this process running when an error or Ctrl-C ends the `with` block."""
+
+    def __init__(self, study: Study, storage: BaseStorage) -> None:
+        self._study, self._storage = study, storage
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            recover(self._study, self._storage)
+
+
 def num_running_elsewhere(study: Study) -> int:
     """How many trials other living processes of this host have in hand."""
     owners = [trial.user_attrs.get(OWNER, "") for trial in _running(study)]
@@ -67,13 +86,14 @@ def _is_left_behind(study: Study, trial: FrozenTrial) -> bool:
 
 def _close(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:
     died = trial.user_attrs.get(OWNER) != this_process()
-    deaths = trial.user_attrs.get(DEATHS, 0) + died
+    deaths = trial.user_attrs.get(DEATHS, 0) + (died and BEGUN in trial.user_attrs)
     storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
     if deaths >= MAX_DEATHS:
         reason = f"{deaths} processes died while they measured this strategy"
         storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
     else:
         reason = "its process died" if died else "interrupted"
+        reason = trial.user_attrs.get(ABANDONED, reason)
         storage.set_trial_user_attr(trial._trial_id, ABANDONED, reason)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 

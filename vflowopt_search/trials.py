@@ -33,8 +33,10 @@ ABANDONED = "abandoned"
 """Why the trial stopped without a fault of its own; such a trial does not count."""
 RETRY_OF = "retry_of"
 """Number of the abandoned trial that this one replaces."""
+BEGUN = "begun"
+"""Present once its measurement began; trials of a round may wait for each other."""
 DEATHS = "deaths"
-"""How many processes died while they measured these parameters."""
+"""How many measurements of these parameters ended with their process, or took others with them."""
 
 Outcome = Literal["complete", "stopped", "failed", "abandoned", "running", "waiting"]
 """`stopped`: racing saw early that it is worse than the best, and its value is a partial mean."""

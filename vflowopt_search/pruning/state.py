@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 STATE = "_vflowopt_state"
 
@@ -128,3 +129,13 @@ def state_of(cache: Any) -> PrunedState | None:
 def is_empty(cache: Any) -> bool:
     """Whether nothing has been written yet: the coming forward is a prefill."""
     return cache is None or not cache.layers or int(cache.layers[0].get_seq_length()) == 0
+
+
+def cache_to_fill(backbone: Any, kwargs: dict[str, Any], cache: Any) -> Any:
+    """The cache that a prefill will fill: the backbone would make its own after our hook."""
+    if backbone.training and getattr(backbone, "gradient_checkpointing", False):
+        return cache  # transformers leaves it unused
+    use_cache = kwargs.get("use_cache")
+    if cache is None and (backbone.config.use_cache if use_cache is None else use_cache):
+        cache = kwargs["past_key_values"] = DynamicCache(config=backbone.config)
+    return cache
