@@ -149,5 +149,7 @@ def story(study: Study) -> list[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    journal, num_trials, seconds = sys.argv[1:]
-    fake_run(FakeObjective(delay=float(seconds)), journal, int(num_trials))
+    journal, num_trials, seconds, *size = sys.argv[1:]
+    together = int(size[0]) if size else 1
+    delayed = FakeObjective(delay=float(seconds))
+    fake_run(delayed, journal, int(num_trials), trials_per_batch=together)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
 from optuna import Study
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vflowopt_search.processes import is_alive, is_gone, this_process
 from vflowopt_search.trials import (
@@ -22,6 +23,7 @@ from vflowopt_search.trials import (
     STRATEGY,
     TEXTBOOK,
     outcome_of,
+    slot_of,
 )
 
 SIGNING_SECONDS = 2.0
@@ -99,10 +101,18 @@ def _close(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:
 
 
 def _enqueue_again(study: Study, trial: FrozenTrial) -> None:
-    kept = {
-        key: trial.user_attrs[key] for key in (SLOT, TEXTBOOK, DEATHS) if key in trial.user_attrs
-    }
+    kept = {key: trial.user_attrs[key] for key in (TEXTBOOK, DEATHS) if key in trial.user_attrs}
+    kept[SLOT] = slot_of(study, trial)
     # With half of the parameters the other half would be drawn from another place of the
     # random stream; with none, the slot's seed draws the same ones again.
-    params = trial.params if STRATEGY in trial.user_attrs else {}
-    study.enqueue_trial(dict(params), user_attrs={**kept, RETRY_OF: trial.number})
+    again: dict[str, Any] = {"fixed_params": trial.system_attrs.get("fixed_params", {})}
+    if STRATEGY in trial.user_attrs:
+        # what the sampler noted is what later trials of its round were drawn by
+        again = {**trial.system_attrs, "fixed_params": dict(trial.params)}
+    study.add_trial(  # as `enqueue_trial` does, which takes no notes
+        create_trial(
+            state=TrialState.WAITING,
+            system_attrs=again,
+            user_attrs={**kept, RETRY_OF: trial.number},
+        )
+    )

@@ -102,12 +102,15 @@ def finished(study: Study) -> Sequence[FrozenTrial]:
 
 
 def slot_of(study: Study, trial: FrozenTrial) -> int:
-    """Place of a trial in its study, not counting abandoned ones.
+    """Place of a trial in its study, where one that replaces another has the same.
 
     With it, and not with the number, whatever is random in a trial is seeded: so an interrupted
     and resumed study is the same as an uninterrupted one.
     """
     if SLOT in trial.user_attrs:
         return int(trial.user_attrs[SLOT])
-    earlier = (other for other in finished(study) if other.number < trial.number)
-    return trial.number - sum(outcome_of(other) == "abandoned" for other in earlier)
+    last = -1
+    for earlier in study.get_trials(deepcopy=False)[: trial.number]:
+        # a process may have died before it wrote the slot
+        last = max(last, int(earlier.user_attrs.get(SLOT, last + 1)))
+    return last + 1

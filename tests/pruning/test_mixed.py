@@ -92,18 +92,19 @@ def together(
         for number in order:
             provide(engine, number, inputs)
         engine.assign([number for number in order for _ in ROWS])
-        start = engine.prefill
+        start: Any = engine.prefill
 
         def watched(*given: Any) -> MixedPrefill:
             begun.append(start(*given))
             return begun[-1]
 
-        engine.prefill = watched  # type: ignore[method-assign]
+        patch: Any = engine
+        patch.prefill = watched
         with feeding(adapter, samples.inputs([i for _ in order for i in ROWS])) as fed:
             logits = last_logits(model, fed)
         layers = len(adapter.decoder_layers)
         alive = [share.prefill.record(layers).tokens_per_layer for share in begun[0].shares]
-    return list(logits.split(len(ROWS))), alive
+    return list(torch.split(logits, len(ROWS))), alive
 
 
 @each
