@@ -24,6 +24,7 @@ from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.placement import settled
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
 from vflowopt_search.reference.shelf import (
@@ -169,7 +170,7 @@ def build_objective(
     reference = build_reference(
         adapter, processor, calibration, pixels, cache=folder, progress=progress
     )
-    prepared = reference.prepared
+    prepared = settled(reference.prepared)
     shelf = map_shelf(reference.key, folder, cache_gb)
     maps = AttentionMaps(adapter, processor, calibration.samples, prepared, shelf)
     facts = ModelFacts(
