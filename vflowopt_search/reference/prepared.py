@@ -29,7 +29,8 @@ class Visuals:
 
     Attributes:
         images: their geometry, in prompt order.
-        features: projected features of each, (N, D) or as `Adapter.features` says, in the model's dtype.
+        features: projected features of each, (N, D) or as `Adapter.features` says, in the
+            model's dtype.
         entropy: patch entropy of each in bits, (tiles, P); None if pixels cannot be restored.
         extras: what else the model's positions are made of, one row per image or video.
     """
