@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,13 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from vflowopt_search.errors import StudyError
 from vflowopt_search.interrupt import interruptible
 from vflowopt_search.outcome import (
-    CONTEXT,
-    VERSIONS,
     StudyOutcome,
+    claim_context,
     outcome_of_study,
-    versions,
 )
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recovery import Recovering, recover
+from vflowopt_search.rescoring import needs_rescoring, rescore
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
@@ -104,7 +104,7 @@ def run_study(
     with _quiet_optuna():
         opened = open_storage(storage)
         study = _open_study(opened, settings, sampler)
-        _claim_context(study, {**(context or {}), **_own_context(objective, settings)})
+        claim_context(study, {**(context or {}), **_own_context(objective, settings)})
         recover(study, opened)
         interrupted = False
         try:
@@ -192,6 +192,8 @@ def search(
     batch_size: int | None = None,
     trials_per_batch: int = 1,
     cache: Path | None = None,
+    cache_gb: float | None = None,
+    held_out: CalibrationSet | None = None,
     sampler: SamplerName = "tpe",
     racing: bool = True,
     name: str = "search",
@@ -212,6 +214,9 @@ def search(
         batch_size: samples measured together, of each strategy; None chooses.
         trials_per_batch: strategies measured together; more fill a GPU with a small model.
         cache: folder for what does not depend on the trial; None keeps it in memory.
+        cache_gb: bound on that (see `build_objective`).
+        held_out: other samples, on which the best strategy is measured at the end; its file then
+            states both divergences.
         sampler: `tpe`, `gp` or `random`.
         racing: stop hopeless trials early.
         name: of the study and of the strategy.
@@ -223,9 +228,16 @@ def search(
     from vflowopt_search.objective import build_objective  # torch: only a search needs it
 
     chosen = SearchSpace.load(space)
-    objective = build_objective(
-        model, processor, calibration, metric=metric, batch_size=batch_size, cache=cache
+    build = partial(
+        build_objective,
+        model,
+        processor,
+        metric=metric,
+        batch_size=batch_size,
+        cache=cache,
+        cache_gb=cache_gb,
     )
+    objective = build(calibration)
     outcome = run_study(
         objective,
         chosen.bind(objective.facts),
@@ -237,6 +249,9 @@ def search(
         },
         on_trial=on_trial,
     )
+    if held_out is not None and outcome.finished and needs_rescoring(outcome.study):
+        rescore(outcome.study, build(held_out), held_out.sha256)
+        outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)
 
 
@@ -261,22 +276,6 @@ def _own_context(objective: MeasuresStrategies, settings: StudySettings) -> dict
         "sampler": settings.sampler,
         "trials_per_batch": str(settings.trials_per_batch),
     }
-
-
-def _claim_context(study: Study, given: Mapping[str, str]) -> None:
-    """Write what a new study depends on; refuse another one for an old study."""
-    if not study.get_trials(deepcopy=False):
-        study.set_user_attr(CONTEXT, dict(given))
-        study.set_user_attr(VERSIONS, versions())
-        return
-    stored = study.user_attrs.get(CONTEXT, {})
-    for field in sorted({*stored, *given}):
-        if stored.get(field) != given.get(field):
-            raise StudyError(
-                f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
-                f"resumed with {given.get(field)!r}; give the same, or another output folder for "
-                f"a new study"
-            )
 
 
 @contextmanager

@@ -52,6 +52,8 @@ class Job:
         trials_per_batch: strategies measured together.
         racing: stop hopeless trials early.
         cache: folder of what does not depend on the trial; None is the user's cache folder.
+        cache_gb: bound on that folder; None is 20.
+        held_out: measure the best strategy on samples that no trial sees.
         accuracy: measure accuracy on held-out questions, which only the shipped model has.
         self_check: make sure that the model is pruned right, before anything is measured.
     """
@@ -65,6 +67,8 @@ class Job:
     trials_per_batch: int = 1
     racing: bool = True
     cache: Path | None = None
+    cache_gb: float | None = None
+    held_out: bool = True
     accuracy: bool = True
     self_check: bool = True
 

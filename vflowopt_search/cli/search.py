@@ -40,6 +40,8 @@ def search(
     output: options.Output = None,
     storage: options.Storage = None,
     cache: options.Cache = None,
+    cache_gb: options.CacheGb = None,
+    held_out: options.HeldOut = True,
     accuracy: options.Accuracy = True,
     self_check: options.SelfCheck = True,
     as_json: options.Json = False,
@@ -81,6 +83,8 @@ def search(
         trials_per_batch=trials_per_batch,
         racing=racing,
         cache=cache,
+        cache_gb=cache_gb,
+        held_out=held_out,
         accuracy=accuracy,
         self_check=self_check,
     )

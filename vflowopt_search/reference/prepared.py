@@ -29,8 +29,8 @@ class Visuals:
 
     Attributes:
         images: their geometry, in prompt order.
-        features: projected features of each, (N, D) or as `Adapter.features` says, on the CPU in
-            the model's dtype.
+        features: projected features of each, (N, D) or as `Adapter.features` says, in the
+            model's dtype.
         entropy: patch entropy of each in bits, (tiles, P); None if pixels cannot be restored.
         extras: what else the model's positions are made of, one row per image or video.
     """
@@ -175,7 +175,7 @@ class PreparedSet:
 def _moved(features: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """On a device; a tensor that several rows share is moved once."""
     moved = {id(one): one for one in features}
-    moved = {key: one.to(device) for key, one in moved.items()}
+    moved = {key: one.to(device, non_blocking=True) for key, one in moved.items()}
     return [moved[id(one)] for one in features]
 
 
