@@ -16,10 +16,11 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.budget import check_claim
 from vflowopt_search.errors import UnsupportedError
-from vflowopt_search.pruning.engine import Engine, PruningEngine
+from vflowopt_search.pruning.engine import Engine
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import ENGINE, refuse_if_pruned
 from vflowopt_search.pruning.record import Applied, LastPrefill
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
 

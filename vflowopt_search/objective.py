@@ -23,10 +23,10 @@ from vflowopt_search.deploy import attached_together
 from vflowopt_search.divergence import divergence
 from vflowopt_search.errors import CacheError, ModelError
 from vflowopt_search.importance.context import ContextAttention
-from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.scoring import Scoring
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.placement import settled

@@ -22,7 +22,7 @@ from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepst
 from vflowopt_search.pruning.hooks import after, before, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
-    input_ids_of,
+    ids_of,
     kinds_of,
     mask_after,
     refuse_labels,
@@ -32,11 +32,9 @@ from vflowopt_search.pruning.inputs import (
     valid_tokens,
 )
 from vflowopt_search.pruning.masks import LayerMasks, seen_by_last
-from vflowopt_search.pruning.positions import gather_last, packed
-from vflowopt_search.pruning.prefill import Prefill
+from vflowopt_search.pruning.positions import gather_last
 from vflowopt_search.pruning.probe import attention_probe
-from vflowopt_search.pruning.record import Applied
-from vflowopt_search.pruning.scoring import PromptScoring, Scoring
+from vflowopt_search.pruning.scoring import PromptScoring
 from vflowopt_search.pruning.state import (
     PrunedState,
     Segment,
@@ -48,9 +46,8 @@ from vflowopt_search.pruning.state import (
     whole_segment,
 )
 from vflowopt_search.pruning.training import Labels
-from vflowopt_search.strategy import Strategy
 
-DEEPSTACK = "deepstack_visual_embeds"
+CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
 
 
 class Engine(ABC):
@@ -69,7 +66,7 @@ class Engine(ABC):
 
     @abstractmethod
     def prefill(self, kinds: Mapping[str, Tensor], valid_BS: Tensor) -> StagedPrefill:
-        """Begin to prune a batch of prompts (see `Prefill`)."""
+        """Begin to prune a batch of prompts."""
 
     @abstractmethod
     def positions(self, ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor | None]:
@@ -145,12 +142,12 @@ class Engine(ABC):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start a prompt (the cache is empty) or go on with one."""
         self._forward = None
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if not is_empty(cache):
             return self._continue(args, kwargs, cache)
         if cache is not None:
             attach_state(cache, None)
-        input_ids = input_ids_of(self._call)
+        input_ids = ids_of(self._call)
         refuse_tokens(input_ids, self.anatomy.refused_tokens, self.anatomy.model_type)
         kinds = kinds_of(input_ids, self.anatomy)
         if not any(bool(mask_BS.any()) for mask_BS in kinds.values()):
@@ -169,7 +166,7 @@ class Engine(ABC):
         self, kwargs: dict[str, Any], cache: Any, kinds: dict[str, Tensor]
     ) -> dict[str, Any]:
         """Stage 0: shorten embeddings, positions and mask before the first layer sees them."""
-        cache = cache_to_fill(self.anatomy.backbone, kwargs, cache)
+        cache = kwargs[CACHE] = cache_to_fill(self.anatomy.backbone, cache, kwargs.get("use_cache"))
         given = kwargs.get("attention_mask")
         valid_BS = valid_tokens(self._call.get("attention_mask"), given, kinds["image"])
         prefill = self.prefill(kinds, valid_BS)
@@ -263,31 +260,3 @@ class Engine(ABC):
             seen_BK = seen_by_last(self.anatomy.backbone.config, layer, segment.valid_BK)
             text_BK = text_attention(query_BHQD[:, :, -1], key_BHND, scale, seen_BK)
             forward.prefill.see_text(text_BK, segment)
-
-
-class PruningEngine(Engine):
-    """One strategy on one model."""
-
-    scoring: Scoring
-
-    def __init__(self, anatomy: Anatomy, strategy: Strategy, applied: Applied) -> None:
-        self.strategy, self.applied = strategy, applied
-        later_layers = {s.layer: k for k, s in enumerate(strategy.stages) if s.layer > 0}
-        super().__init__(anatomy, Scoring(anatomy, strategy), later_layers)
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Prune inside the `with` block; then `applied` holds nothing of the model."""
-        with super().attached():
-            yield
-        self.applied.freeze()
-
-    def prefill(self, kinds: Mapping[str, Tensor], valid_BS: Tensor) -> Prefill:
-        """Begin to prune a batch of prompts; `applied` tells of it."""
-        prefill = Prefill(self.strategy, self.scoring, kinds, valid_BS)
-        self.applied.watch(prefill.reader(len(self.anatomy.decoder_layers)))
-        return prefill
-
-    def positions(self, ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor | None]:
-        """The original positions, or consecutive ones."""
-        return packed(ids_BK, first) if self.strategy.positions == "packed" else (ids_BK, None)

@@ -15,17 +15,6 @@ from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.anatomy import Anatomy
 
 
-def input_ids_of(call: Mapping[str, Any]) -> Tensor:
-    """The token ids of a forward of the base model."""
-    ids = call.get("input_ids")
-    if ids is None:
-        raise UnsupportedError(
-            "the model was given inputs_embeds without input_ids, so that visual tokens cannot "
-            "be told from text; pass input_ids (and pixel_values) instead"
-        )
-    return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
-
-
 def valid_tokens(base_mask: Any, backbone_mask: Any, like_BS: Tensor) -> Tensor:
     """True at real tokens, False at padding, shape (B, S).
 
@@ -60,6 +49,17 @@ def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
     if video is not None and video != anatomy.image_token_id:
         kinds["video"] = input_ids == video
     return kinds
+
+
+def ids_of(call: Mapping[str, Any]) -> Tensor:
+    """The token ids of a forward; UnsupportedError without them."""
+    ids = call.get("input_ids")
+    if ids is None:
+        raise UnsupportedError(
+            "the model was given inputs_embeds without input_ids, so that visual tokens "
+            "cannot be told from text; pass input_ids (and pixel_values) instead"
+        )
+    return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
 
 
 def brings_features(call: Mapping[str, Any]) -> bool:

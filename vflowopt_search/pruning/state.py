@@ -111,6 +111,15 @@ class LogicalLength:
         return int(self.layers[layer_idx].get_seq_length()) if self.layers else 0
 
 
+def cache_to_fill(backbone: Any, cache: Any, use_cache: bool | None) -> Any:
+    """The cache that a prefill will fill: the backbone would make its own after our hook."""
+    if backbone.training and getattr(backbone, "gradient_checkpointing", False):
+        return cache  # transformers leaves it unused
+    if cache is None and (backbone.config.use_cache if use_cache is None else use_cache):
+        return DynamicCache(config=backbone.config)
+    return cache
+
+
 def attach_state(cache: Any, state: PrunedState | None) -> None:
     """Keep `state` on the cache object and let it answer the unpruned length from now on."""
     if state is None and state_of(cache) is None:
@@ -129,13 +138,3 @@ def state_of(cache: Any) -> PrunedState | None:
 def is_empty(cache: Any) -> bool:
     """Whether nothing has been written yet: the coming forward is a prefill."""
     return cache is None or not cache.layers or int(cache.layers[0].get_seq_length()) == 0
-
-
-def cache_to_fill(backbone: Any, kwargs: dict[str, Any], cache: Any) -> Any:
-    """The cache that a prefill will fill: the backbone would make its own after our hook."""
-    if backbone.training and getattr(backbone, "gradient_checkpointing", False):
-        return cache  # transformers leaves it unused
-    use_cache = kwargs.get("use_cache")
-    if cache is None and (backbone.config.use_cache if use_cache is None else use_cache):
-        cache = kwargs["past_key_values"] = DynamicCache(config=backbone.config)
-    return cache
