@@ -51,6 +51,17 @@ def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
     return kinds
 
 
+def ids_of(call: Mapping[str, Any]) -> Tensor:
+    """The token ids of a forward; UnsupportedError without them."""
+    ids = call.get("input_ids")
+    if ids is None:
+        raise UnsupportedError(
+            "the model was given inputs_embeds without input_ids, so that visual tokens "
+            "cannot be told from text; pass input_ids (and pixel_values) instead"
+        )
+    return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
+
+
 def brings_features(call: Mapping[str, Any]) -> bool:
     """Whether encoded images or videos were passed to this forward."""
     return any(one is not None for one in (call.get("mm_encoder_outputs") or {}).values())
