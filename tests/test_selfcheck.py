@@ -235,7 +235,7 @@ def test_features_that_do_not_come_back_are_found(monkeypatch: pytest.MonkeyPatc
     )
     report = check_model(tiny("llava").model(), processor_of("llava"))
     failed = [c.name for c in report.checks if not c.passed]
-    assert failed == ["images encoded before: logits"]
+    assert failed == ["measured as in a search: logits"]
 
 
 def test_a_breakdown_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

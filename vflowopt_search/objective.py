@@ -5,7 +5,7 @@ Shape suffixes: B = samples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,27 @@ from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine
 from vflowopt_search.divergence import divergence
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import CacheError, ModelError
 from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.placement import settled
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
-from vflowopt_search.reference.unpruned import Reference, build_reference
+from vflowopt_search.reference.shelf import (
+    DISK_GB,
+    GB,
+    MEMORY_GB,
+    CacheFolder,
+    DiskShelf,
+    MemoryShelf,
+    Shelf,
+)
+from vflowopt_search.reference.unpruned import Reference, build_reference, key_digest
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
-
-MAPS_BYTES = 4 * 2**30
 
 
 class SignalSource:
@@ -131,6 +139,7 @@ def build_objective(
     metric: str = "last_token_cosine",
     batch_size: int | None = None,
     cache: Path | None = None,
+    cache_gb: float | None = None,
     progress: Progress | None = None,
     name: str | None = None,
 ) -> Objective:
@@ -142,7 +151,10 @@ def build_objective(
         calibration: the samples.
         metric: one of `divergence.METRICS`.
         batch_size: samples to a batch; chosen by prompt length when None.
-        cache: folder in which the unpruned model's results are kept; None keeps nothing.
+        cache: folder of what no strategy changes: features, the unpruned model's results and
+            attention maps, shared by all runs and processes; None keeps it in memory.
+        cache_gb: bound on the folder, 20 when None; what was not used for longest goes first.
+            Without a folder, on the attention maps in memory, 4 when None.
         progress: called with (samples done, samples in total) while the reference is computed.
         name: the model's name for strategy files; where it was loaded from when None.
 
@@ -154,11 +166,13 @@ def build_objective(
     adapter = adapter_for(model)
     require_checked(adapter, processor)
     pixels = pixel_scale(processor) if adapter.knows_grid else None
+    folder = None if cache is None else cache_folder(cache, cache_gb)
     reference = build_reference(
-        adapter, processor, calibration, pixels, cache=cache, progress=progress
+        adapter, processor, calibration, pixels, cache=folder, progress=progress
     )
-    prepared = reference.prepared
-    maps = AttentionMaps(adapter, processor, calibration.samples, prepared, limit_bytes=MAPS_BYTES)
+    prepared = settled(reference.prepared)
+    shelf = map_shelf(reference.key, folder, cache_gb)
+    maps = AttentionMaps(adapter, processor, calibration.samples, prepared, shelf)
     facts = ModelFacts(
         identity=identity_of(model, name),
         pixels=pixels,
@@ -178,3 +192,26 @@ def build_objective(
         metric=metric,
         batch_size=batch_size or prepared.batch_size(),
     )
+
+
+def cache_folder(root: Path, cache_gb: float | None) -> CacheFolder:
+    """The cache under `root`, bounded.
+
+    Raises:
+        CacheError: the bound is not positive.
+    """
+    if cache_gb is not None and not cache_gb > 0:
+        raise CacheError(f"the cache may hold {cache_gb} GB, but must hold some; allow more")
+    return CacheFolder(root, round(GB * (DISK_GB if cache_gb is None else cache_gb)))
+
+
+OF_THE_SAMPLES = frozenset({"calibration", "first_inputs"})
+"""Parts of a reference's key that an image's attention map does not depend on."""
+
+
+def map_shelf(key: Mapping[str, str], folder: CacheFolder | None, cache_gb: float | None) -> Shelf:
+    """Where the attention maps of one model are kept, whatever the samples."""
+    if folder is None:
+        return MemoryShelf(round(GB * (MEMORY_GB if cache_gb is None else cache_gb)))
+    of_the_model = {name: value for name, value in key.items() if name not in OF_THE_SAMPLES}
+    return DiskShelf(folder.root / "maps" / key_digest(of_the_model), folder)

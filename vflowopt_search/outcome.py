@@ -20,7 +20,14 @@ from vflowopt_search.strategy import (
     Provenance,
     Strategy,
 )
-from vflowopt_search.trials import Outcome, best_full, num_counted, outcome_of, value_of
+from vflowopt_search.trials import (
+    Outcome,
+    best_full,
+    num_counted,
+    outcome_of,
+    rescored_of,
+    value_of,
+)
 
 CONTEXT = "context"
 """Study attribute: all that the results depend on; a study is resumed with the same only."""
@@ -148,22 +155,28 @@ def _budget(strategy: Strategy) -> Budget | None:
 def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
     context = study.user_attrs.get(CONTEXT, {})
     assert trial.datetime_complete is not None  # it is complete
+    rescored = rescored_of(study, trial)
     return Provenance(
         study=study.study_name,
         trial=trial.number,
-        objective=Objective(divergence=trial.value, metric=context["metric"]),
-        calibration=_calibration(context),
+        objective=Objective(
+            divergence=trial.value,
+            metric=context["metric"],
+            held_out=None if rescored is None else rescored.divergence,
+        ),
+        calibration=_calibration(context, None if rescored is None else rescored.samples),
         versions=study.user_attrs.get(VERSIONS, {}),
         # Optuna's times are local and without a zone.
         created=trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _calibration(context: Mapping[str, Any]) -> CalibrationIdentity | None:
+def _calibration(context: Mapping[str, Any], held_out: int | None) -> CalibrationIdentity | None:
     if "calibration_sha256" not in context:
         return None
     return CalibrationIdentity(
         name=context.get("calibration", ""),
         samples=int(context["samples"]),
         sha256=context["calibration_sha256"],
+        held_out=held_out,
     )

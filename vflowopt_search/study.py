@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from vflowopt_search.outcome import (
 )
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recovery import num_running_elsewhere, recover
+from vflowopt_search.rescoring import needs_rescoring, rescore
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.storage import open_storage
@@ -181,6 +183,8 @@ def search(
     metric: str = "last_token_cosine",
     batch_size: int | None = None,
     cache: Path | None = None,
+    cache_gb: float | None = None,
+    held_out: CalibrationSet | None = None,
     sampler: SamplerName = "tpe",
     racing: bool = True,
     name: str = "search",
@@ -200,6 +204,9 @@ def search(
         metric: name of the divergence.
         batch_size: samples measured together; None chooses.
         cache: folder for what does not depend on the trial; None keeps it in memory.
+        cache_gb: bound on that (see `build_objective`).
+        held_out: other samples, on which the best strategy is measured at the end; its file then
+            states both divergences.
         sampler: `tpe`, `gp` or `random`.
         racing: stop hopeless trials early.
         name: of the study and of the strategy.
@@ -211,9 +218,16 @@ def search(
     from vflowopt_search.objective import build_objective  # torch: only a search needs it
 
     chosen = SearchSpace.load(space)
-    objective = build_objective(
-        model, processor, calibration, metric=metric, batch_size=batch_size, cache=cache
+    build = partial(
+        build_objective,
+        model,
+        processor,
+        metric=metric,
+        batch_size=batch_size,
+        cache=cache,
+        cache_gb=cache_gb,
     )
+    objective = build(calibration)
     outcome = run_study(
         objective,
         chosen.bind(objective.facts),
@@ -225,6 +239,9 @@ def search(
         },
         on_trial=on_trial,
     )
+    if held_out is not None and outcome.finished and needs_rescoring(outcome.study):
+        rescore(outcome.study, build(held_out), held_out.sha256)
+        outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)
 
 

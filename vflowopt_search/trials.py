@@ -8,6 +8,7 @@ it does not count and another trial takes its slot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
@@ -35,6 +36,9 @@ RETRY_OF = "retry_of"
 """Number of the abandoned trial that this one replaces."""
 DEATHS = "deaths"
 """How many processes died while they measured these parameters."""
+
+RESCORED = "rescored"
+"""Study attribute: a best trial's number, and its mean divergence on held-out samples."""
 
 Outcome = Literal["complete", "stopped", "failed", "abandoned", "running", "waiting"]
 """`stopped`: racing saw early that it is worse than the best, and its value is a partial mean."""
@@ -92,6 +96,27 @@ def best_full(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     return min(
         filter(is_full, trials), key=lambda trial: (value_of(trial), trial.number), default=None
     )
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """The best strategy on samples that no trial saw.
+
+    Args:
+        divergence: mean over them.
+        samples: how many.
+        sha256: their fingerprint.
+    """
+
+    divergence: float
+    samples: int
+    sha256: str
+
+
+def rescored_of(study: Study, best: FrozenTrial) -> Rescored | None:
+    """What was measured for this very trial on held-out samples; None when nothing was."""
+    stored = dict(study.user_attrs.get(RESCORED, {}))
+    return Rescored(**stored) if stored.pop("trial", None) == best.number else None
 
 
 def finished(study: Study) -> Sequence[FrozenTrial]:

@@ -51,6 +51,8 @@ class Job:
         batch_size: samples measured together; None chooses.
         racing: stop hopeless trials early.
         cache: folder of what does not depend on the trial; None is the user's cache folder.
+        cache_gb: bound on that folder; None is 20.
+        held_out: measure the best strategy on samples that no trial sees.
         accuracy: measure accuracy on held-out questions, which only the shipped model has.
         self_check: make sure that the model is pruned right, before anything is measured.
     """
@@ -63,6 +65,8 @@ class Job:
     batch_size: int | None = None
     racing: bool = True
     cache: Path | None = None
+    cache_gb: float | None = None
+    held_out: bool = True
     accuracy: bool = True
     self_check: bool = True
 

@@ -39,6 +39,8 @@ def search(
     output: options.Output = None,
     storage: options.Storage = None,
     cache: options.Cache = None,
+    cache_gb: options.CacheGb = None,
+    held_out: options.HeldOut = True,
     accuracy: options.Accuracy = True,
     self_check: options.SelfCheck = True,
     as_json: options.Json = False,
@@ -79,6 +81,8 @@ def search(
         batch_size=batch_size,
         racing=racing,
         cache=cache,
+        cache_gb=cache_gb,
+        held_out=held_out,
         accuracy=accuracy,
         self_check=self_check,
     )

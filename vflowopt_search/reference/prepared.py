@@ -29,8 +29,8 @@ class Visuals:
 
     Attributes:
         images: their geometry, in prompt order.
-        features: projected features of each, (N, D) or as `Adapter.features` says, on the CPU in
-            the model's dtype.
+        features: projected features of each, (N, D) or as `Adapter.features` says, in the
+            model's dtype.
         entropy: patch entropy of each in bits, (tiles, P); None if pixels cannot be restored.
         extras: what else the model's positions are made of, one row per image or video.
     """
@@ -148,7 +148,9 @@ class PreparedSet:
             mine = [s.visuals[kind] for s in chosen if kind in s.visuals]
             if not mine:
                 continue
-            features = [one.to(device) for visuals in mine for one in visuals.features]
+            features = [
+                one.to(device, non_blocking=True) for visuals in mine for one in visuals.features
+            ]
             encoded[kind] = self.adapter.encoded(features, kind)
             for name in mine[0].extras:
                 batch[name] = torch.cat([visuals.extras[name] for visuals in mine])
