@@ -26,7 +26,7 @@ from vflowopt_search.calibration.choice import from_dataset
 from vflowopt_search.errors import DivergenceError
 from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.outcome import strategy_of
-from vflowopt_search.race import Race, stopping_rule
+from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recipe import StudyRecipe
 from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.strategy import Strategy
@@ -79,24 +79,28 @@ def quickstart_samples(recipe: StudyRecipe, searched: int, held_out: int) -> Sea
     return SearchSamples(whole, searched)
 
 
-def run_trials(
+def race_of(
     configuration: Configuration,
-    samples: SearchSamples,
-    recipe: StudyRecipe,
+    objective: MeasuresStrategies,
+    space: DrawsStrategies,
+    retain: float,
     seed: int,
-    evaluations: int,
-) -> tuple[list[FrozenTrial], float]:
-    """Trials until so many sample evaluations are spent, and the sampler's seconds."""
-    space = configuration.bind(SearchSpace.load(recipe.space), samples.whole.facts, recipe.retain)
+) -> tuple[Race, TimedSampler]:
+    """What measures a trial, and what draws it."""
     sampler = TimedSampler(configuration.sampler, seed, list(space.textbook().values()))
-    race = Race(samples, space, sampler, "bench", recipe.retain, seed, configuration.racing)
-    pruner = stopping_rule(racing=configuration.racing)
-    study = optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner)
+    race = Race(objective, space, sampler, "bench", retain, seed, configuration.racing)
+    return race, sampler
+
+
+def run_trials(race: Race, evaluations: int) -> list[FrozenTrial]:
+    """Trials until so many sample evaluations are spent."""
+    pruner = stopping_rule(racing=race.racing)
+    study = optuna.create_study(direction="minimize", sampler=race.sampler, pruner=pruner)
     for _ in range(evaluations):  # a measured trial costs at least one; an infeasible one nothing
         study.optimize(race, n_trials=1, catch=(DivergenceError,))
         if cost(study.get_trials(deepcopy=False)) >= evaluations:
             break
-    return study.get_trials(), sampler.seconds
+    return study.get_trials()
 
 
 def cost(trials: Sequence[FrozenTrial]) -> int:
@@ -121,7 +125,10 @@ def run(
 ) -> Row:
     """One study, as a row of the CSV."""
     samples.seconds = 0.0
-    trials, sampler_seconds = run_trials(CONFIGURATIONS[name], samples, recipe, seed, max(costs))
+    configuration = CONFIGURATIONS[name]
+    space = configuration.bind(SearchSpace.load(recipe.space), samples.whole.facts, recipe.retain)
+    race, sampler = race_of(configuration, samples, space, recipe.retain, seed)
+    trials = run_trials(race, max(costs))
     paid = within(trials, max(costs))
     best = best_full(paid)
     return {
@@ -133,7 +140,7 @@ def run(
         "trials": len(paid),
         "full": sum(map(is_full, paid)),
         "infeasible": sum(trial.state is TrialState.PRUNED for trial in paid),
-        "sampler_seconds": round(sampler_seconds, 2),
+        "sampler_seconds": round(sampler.seconds, 2),
         "objective_seconds": round(samples.seconds, 2),
     }
 
