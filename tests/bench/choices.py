@@ -18,16 +18,18 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import optuna
+from optuna import TrialPruned
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import wilcoxon
 
 from tests.bench.configurations import CONFIGURATIONS, DEFAULT, Configuration, TimedSampler
 from vflowopt_search.calibration.choice import from_dataset
-from vflowopt_search.errors import DivergenceError
 from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.outcome import strategy_of
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recipe import StudyRecipe
+from vflowopt_search.rounds import Rounds
 from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.testbed import load_model, load_processor
@@ -49,10 +51,6 @@ class SearchSamples:
     seconds: float = 0.0
 
     @property
-    def batch_size(self) -> int:
-        return self.whole.batch_size
-
-    @property
     def metric(self) -> str:
         return self.whole.metric
 
@@ -62,6 +60,12 @@ class SearchSamples:
         values = self.whole.measure(strategy, indices)
         self.seconds += time.process_time() - start
         return values
+
+    def measure_many(
+        self, strategies: Sequence[Strategy], indices: Sequence[int]
+    ) -> list[list[float]]:
+        """The same of several strategies."""
+        return [self.measure(strategy, indices) for strategy in strategies]
 
     def held_out(self, strategy: Strategy) -> float:
         """Mean divergence of the samples that are not searched with."""
@@ -88,16 +92,21 @@ def race_of(
 ) -> tuple[Race, TimedSampler]:
     """What measures a trial, and what draws it."""
     sampler = TimedSampler(configuration.sampler, seed, list(space.textbook().values()))
-    race = Race(objective, space, sampler, "bench", retain, seed, configuration.racing)
-    return race, sampler
+    return Race(objective, space, sampler, "bench", retain, seed), sampler
 
 
-def run_trials(race: Race, evaluations: int) -> list[FrozenTrial]:
+def run_trials(race: Race, evaluations: int, *, racing: bool) -> list[FrozenTrial]:
     """Trials until so many sample evaluations are spent."""
-    pruner = stopping_rule(racing=race.racing)
-    study = optuna.create_study(direction="minimize", sampler=race.sampler, pruner=pruner)
-    for _ in range(evaluations):  # a measured trial costs at least one; an infeasible one nothing
-        study.optimize(race, n_trials=1, catch=(DivergenceError,))
+    storage, pruner = InMemoryStorage(), stopping_rule(racing=racing)
+    study = optuna.create_study(
+        storage=storage, direction="minimize", sampler=race.sampler, pruner=pruner
+    )
+    # a measured trial costs at least one evaluation; an infeasible one nothing
+    for total in range(1, evaluations + 1):
+        try:
+            Rounds(study, storage, race, total, None).run()
+        except TrialPruned:
+            study.tell(total - 1, state=TrialState.PRUNED)
         if cost(study.get_trials(deepcopy=False)) >= evaluations:
             break
     return study.get_trials()
@@ -128,7 +137,7 @@ def run(
     configuration = CONFIGURATIONS[name]
     space = configuration.bind(SearchSpace.load(recipe.space), samples.whole.facts, recipe.retain)
     race, sampler = race_of(configuration, samples, space, recipe.retain, seed)
-    trials = run_trials(race, max(costs))
+    trials = run_trials(race, max(costs), racing=configuration.racing)
     paid = within(trials, max(costs))
     best = best_full(paid)
     return {

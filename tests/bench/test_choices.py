@@ -132,7 +132,7 @@ def test_study_ends_when_its_cost_is_spent(name: str) -> None:
     configuration, objective = CONFIGURATIONS[name], FakeObjective()
     space = configuration.bind(SPACE, FACTS, 0.25)
     race, sampler = race_of(configuration, objective, space, 0.25, 3)
-    trials = run_trials(race, 150)
+    trials = run_trials(race, 150, racing=configuration.racing)
     assert 150 <= cost(trials) == objective.measured < 150 + objective.num_samples
     assert all(is_full(trial) for trial in trials if not configuration.racing)
     assert sampler.seconds > 0
@@ -140,7 +140,7 @@ def test_study_ends_when_its_cost_is_spent(name: str) -> None:
 
 def test_default_is_the_search_of_the_product() -> None:
     race, _ = race_of(CONFIGURATIONS[DEFAULT], FakeObjective(), fake_space(), 0.25, 0)
-    ours = run_trials(race, 150)
+    ours = run_trials(race, 150, racing=True)
     theirs = fake_run(total=len(ours)).study.trials
     assert [(t.params, t.value) for t in ours] == [(t.params, t.value) for t in theirs]
 
