@@ -9,7 +9,8 @@ VFlowOptError
 ├── CalibrationError    the calibration set cannot be read or is unusable
 ├── CacheError          what was stored for a model cannot be written or read
 ├── DivergenceError     a comparison gave a number that is not finite
-└── StudyError          the study cannot be created, resumed or exported
+├── StudyError          the study cannot be created, resumed or exported
+└── BenchmarkError      a benchmark cannot be run, or its file cannot be read
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class DivergenceError(VFlowOptError, ArithmeticError):
 
 class StudyError(VFlowOptError):
     """The study cannot be created, resumed or exported."""
+
+
+class BenchmarkError(VFlowOptError):
+    """A benchmark cannot be run, or its file cannot be read."""
