@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_what_was_found_and_resumes(world: World, tmp_path: Path) -
 class Counted:
     """An objective that presses Ctrl-C at its second batch."""
 
-    num_samples, batch_size, metric = 4, 2, "flow"
+    num_samples, metric = 4, "flow"
     batches = 0
 
     def measure(self, strategy: Strategy, indices: object) -> list[float]:
@@ -245,12 +245,15 @@ class Counted:
         self.batches += 1
         return [0.0, 0.0]
 
+    def measure_many(self, strategies: Sequence[Strategy], indices: object) -> list[list[float]]:
+        return [self.measure(strategy, indices) for strategy in strategies]
+
 
 def test_ctrl_c_waits_for_the_batch_and_a_second_one_does_not() -> None:
     before = signal.getsignal(signal.SIGINT)
     strategy, counted = Strategy(name="s", stages=({"layer": 0, "keep_ratio": 1.0},)), Counted()  # type: ignore[arg-type]
     with interruptible(counted) as objective:
-        assert (objective.num_samples, objective.batch_size, objective.metric) == (4, 2, "flow")
+        assert (objective.num_samples, objective.metric) == (4, "flow")
         assert objective.measure(strategy, [0, 1]) == [0.0, 0.0]
         with pytest.raises(KeyboardInterrupt):
             objective.measure(strategy, [2, 3])

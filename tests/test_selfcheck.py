@@ -17,8 +17,8 @@ from vflowopt_search.deploy import pruned
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.importance.signals import ProjectedAttention
 from vflowopt_search.pruning import forward, prefill
-from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.masks import LayerMasks
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck import check, inputs
 from vflowopt_search.selfcheck.check import check_model
 from vflowopt_search.selfcheck.report import Check, Report

@@ -6,7 +6,9 @@ Shape suffixes: B = samples of a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,18 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
-from vflowopt_search.deploy import attached_engine
+from vflowopt_search.deploy import attached_together
 from vflowopt_search.divergence import divergence
 from vflowopt_search.errors import CacheError, ModelError
-from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.importance.context import ContextAttention
+from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
+from vflowopt_search.pruning.scoring import Scoring
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.placement import settled
-from vflowopt_search.reference.prepared import PreparedSet, batches
+from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
 from vflowopt_search.reference.shelf import (
     DISK_GB,
@@ -41,6 +46,11 @@ from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
 
+Row = tuple[int, int]
+"""Of a batch: number of a strategy, number of a sample."""
+KnownAttention = dict[tuple[int, tuple[int, ...]], dict[str, tuple[ContextAttention, ...]]]
+"""Vision layer and samples to their maps by kind."""
+
 
 class SignalSource:
     """Signals of prepared samples, with the attention maps that an engine's scores need."""
@@ -50,12 +60,45 @@ class SignalSource:
 
     def feed(self, engine: PruningEngine, indices: Sequence[int]) -> dict[str, Any]:
         """Give the engine the signals of a batch; returns the batch for the model."""
-        layer = engine.scoring.recorder.layer
         engine.scoring.forget_images()
-        attention = {} if layer is None else self.maps.attention(layer, indices)
-        for kind, signals in self.prepared.signals(indices).items():
-            engine.scoring.provide(replace(signals, attention=attention.get(kind)), kind)
+        self._provide(engine.scoring, indices, {})
         return self.prepared.inputs(indices)
+
+    def feed_rows(self, engine: MixedEngine, rows: Sequence[Row]) -> dict[str, Any]:
+        """The same where the rows of each strategy stand together."""
+        engine.scoring.forget_images()
+        engine.assign([number for number, _ in rows])
+        known: KnownAttention = {}
+        for number, mine in groupby(rows, key=itemgetter(0)):
+            self._provide(engine.scoring.parts[number], [sample for _, sample in mine], known)
+        return self.prepared.inputs([sample for _, sample in rows])
+
+    def _provide(self, scoring: Scoring, indices: Sequence[int], known: KnownAttention) -> None:
+        """Give a strategy's scoring the signals of its rows; strategies share what is known."""
+        layer = scoring.recorder.layer
+        attention: Mapping[str, tuple[ContextAttention, ...]] = {}
+        if layer is not None:
+            wanted = (layer, tuple(indices))
+            if wanted not in known:
+                known[wanted] = self.maps.attention(layer, indices)
+            attention = known[wanted]
+        for kind, signals in self.prepared.signals(indices).items():
+            scoring.provide(replace(signals, attention=attention.get(kind)), kind)
+
+
+class Room:
+    """How many rows are run together: what was asked, less what did not fit in memory before."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+
+    def rows(self, asked: int) -> int:
+        """Rows of the next batch, of the number asked."""
+        return asked if self.most is None else min(asked, self.most)
+
+    def was_too_small(self, num_rows: int) -> None:
+        """Remember that so many rows did not fit; half of them may."""
+        self.most = (num_rows + 1) // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +111,8 @@ class Objective:
         reference: the unpruned model's readout.
         source: signals of the samples.
         metric: one of `divergence.METRICS`.
-        batch_size: samples that are run together.
+        batch_size: samples that are run together, of each strategy.
+        room: what is known of the memory; shared by all measurements.
     """
 
     adapter: Adapter
@@ -77,6 +121,7 @@ class Objective:
     source: SignalSource
     metric: str
     batch_size: int
+    room: Room = field(default_factory=Room)
 
     @property
     def num_samples(self) -> int:
@@ -94,41 +139,60 @@ class Objective:
         }
 
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:
-        """Divergence of each of the samples `indices` under `strategy`.
+        """Divergence of each of the samples `indices` under `strategy`; see `measure_many`."""
+        return self.measure_many([strategy], indices)[0]
+
+    def measure_many(
+        self, strategies: Sequence[Strategy], indices: Sequence[int]
+    ) -> list[list[float]]:
+        """Divergence of each of the samples `indices` under each strategy, all rows together.
 
         Features come from the reference; the vision encoder runs only for attention maps that
-        are not held yet (see `AttentionMaps`). A batch that does not fit in memory is halved.
+        are not held yet (see `AttentionMaps`). Prompts of like length share a batch. One that
+        does not fit in memory is halved, and no later one is larger than what fitted.
 
         Raises:
-            DivergenceError: a sample's divergence is not finite.
+            DivergenceError: a sample's divergence under one of the strategies is not finite.
             ModelError: a single sample does not fit in memory.
         """
-        values: list[float] = []
-        with attached_engine(self.adapter.model, strategy) as engine:
-            for chunk in batches(len(indices), self.batch_size):
-                values += self._measure_together(engine, [indices[i] for i in chunk])
-        return values
+        asked = self.batch_size * len(strategies)
+        left = self._by_length(len(strategies), indices)
+        found: dict[Row, float] = {}
+        with attached_together(self.adapter.model, strategies) as engine:
+            while left:
+                # a strategy's rows stand together
+                rows = sorted(left[: self.room.rows(asked)], key=itemgetter(0))
+                values = self._measure_rows(engine, rows)
+                if values is None:
+                    self.room.was_too_small(len(rows))
+                    continue
+                found |= zip(rows, values, strict=True)
+                left = left[len(rows) :]
+        return [[found[number, i] for i in indices] for number in range(len(strategies))]
 
-    def _measure_together(self, engine: PruningEngine, rows: list[int]) -> list[float]:
-        """Divergence of one batch, in halves if it does not fit in memory."""
+    def _by_length(self, num_strategies: int, indices: Sequence[int]) -> list[Row]:
+        """Each of the samples once for each strategy, short prompts first."""
+        samples = self.reference.prepared.samples
+        ordered = sorted(dict.fromkeys(indices), key=lambda i: len(samples[i].input_ids))
+        return [(number, i) for i in ordered for number in range(num_strategies)]
+
+    def _measure_rows(self, engine: MixedEngine, rows: Sequence[Row]) -> list[float] | None:
+        """Divergence of each row of one batch; None if it does not fit in memory."""
         layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
+        samples = [sample for _, sample in rows]
         try:
-            inputs = self.source.feed(engine, rows)
+            inputs = self.source.feed_rows(engine, rows)
             pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
+            unpruned = self.reference.rows(samples, pruned.hidden_BLD.device)
+            values: list[float] = divergence(self.metric, unpruned, pruned).tolist()
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise ModelError(
-                    f"one sample (number {rows[0]}) does not fit in memory; use a smaller dtype, "
-                    "smaller images or another device"
+                    f"one sample (number {samples[0]}) does not fit in memory; use a smaller "
+                    "dtype, smaller images or another device"
                 ) from error
-        else:
-            unpruned = self.reference.rows(rows, pruned.hidden_BLD.device)
-            values: list[float] = divergence(self.metric, unpruned, pruned).tolist()
-            return values
-        half = len(rows) // 2
-        return self._measure_together(engine, rows[:half]) + self._measure_together(
-            engine, rows[half:]
-        )
+            return None
+        return values
 
 
 def build_objective(

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from vflowopt_search import __version__, trials
 from vflowopt_search.budget import mean_retained
+from vflowopt_search.errors import StudyError
 from vflowopt_search.strategy import (
     Budget,
     CalibrationIdentity,
@@ -138,6 +139,26 @@ def best_strategy(study: Study) -> Strategy | None:
 def strategy_of(trial: FrozenTrial) -> Strategy:
     """The strategy that a trial measured."""
     return Strategy.loads(trial.user_attrs[trials.STRATEGY], f"trial {trial.number}")
+
+
+def claim_context(study: Study, given: Mapping[str, str]) -> None:
+    """Write what a new study depends on; refuse another one for an old study.
+
+    Raises:
+        StudyError: the study was made in another context.
+    """
+    if not study.get_trials(deepcopy=False):
+        study.set_user_attr(CONTEXT, dict(given))
+        study.set_user_attr(VERSIONS, versions())
+        return
+    stored = study.user_attrs.get(CONTEXT, {})
+    for field in sorted({*stored, *given}):
+        if stored.get(field) != given.get(field):
+            raise StudyError(
+                f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
+                f"resumed with {given.get(field)!r}; give the same, or another output folder for "
+                f"a new study"
+            )
 
 
 def versions() -> dict[str, str]:

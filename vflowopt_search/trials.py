@@ -34,8 +34,10 @@ ABANDONED = "abandoned"
 """Why the trial stopped without a fault of its own; such a trial does not count."""
 RETRY_OF = "retry_of"
 """Number of the abandoned trial that this one replaces."""
+BEGUN = "begun"
+"""Present once its measurement began; trials of a round may wait for each other."""
 DEATHS = "deaths"
-"""How many processes died while they measured these parameters."""
+"""How many measurements of these parameters ended with their process, or took others with them."""
 
 RESCORED = "rescored"
 """Study attribute: a best trial's number, and its mean divergence on held-out samples."""
@@ -125,12 +127,15 @@ def finished(study: Study) -> Sequence[FrozenTrial]:
 
 
 def slot_of(study: Study, trial: FrozenTrial) -> int:
-    """Place of a trial in its study, not counting abandoned ones.
+    """Place of a trial in its study, where one that replaces another has the same.
 
     With it, and not with the number, whatever is random in a trial is seeded: so an interrupted
     and resumed study is the same as an uninterrupted one.
     """
     if SLOT in trial.user_attrs:
         return int(trial.user_attrs[SLOT])
-    earlier = (other for other in finished(study) if other.number < trial.number)
-    return trial.number - sum(outcome_of(other) == "abandoned" for other in earlier)
+    last = -1
+    for earlier in study.get_trials(deepcopy=False)[: trial.number]:
+        # a process may have died before it wrote the slot
+        last = max(last, int(earlier.user_attrs.get(SLOT, last + 1)))
+    return last + 1

@@ -46,7 +46,9 @@ def mean_divergences(
     objective: MeasuresStrategies, strategies: Mapping[str, Strategy], on_step: OnStep
 ) -> dict[str, float]:
     """Mean divergence of each strategy over all calibration samples."""
-    size, samples = objective.batch_size, range(objective.num_samples)
+    from vflowopt_search.race import race_step
+
+    size, samples = race_step(objective.num_samples), range(objective.num_samples)
     means, total = {}, len(strategies) * len(samples)
     for number, (name, strategy) in enumerate(strategies.items()):
         values: list[float] = []

@@ -131,7 +131,17 @@ Samples = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Samples measured together.", rich_help_panel=_MODEL),
+    typer.Option(
+        min=1, help="Samples measured together, of each strategy.", rich_help_panel=_MODEL
+    ),
+]
+TrialsPerBatch = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Strategies drawn and measured together; more fill a GPU with a small model.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 RandomInit = Annotated[
     Path | None,

@@ -76,7 +76,14 @@ def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
     return run_study(
         prepared.objective,
         prepared.space.bind(facts),
-        StudySettings(job.study_name, recipe.retain, recipe.trials, recipe.seed, job.racing),
+        StudySettings(
+            job.study_name,
+            recipe.retain,
+            recipe.trials,
+            recipe.seed,
+            job.racing,
+            trials_per_batch=job.trials_per_batch,
+        ),
         storage=job.storage_or_journal,
         context={
             **study_context(facts.identity, prepared.calibration, prepared.space),

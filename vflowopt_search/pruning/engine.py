@@ -7,7 +7,8 @@ Q = new tokens, D = features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,28 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.forward import Forward, dense_deepstack, tokens_at
+from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepstack, tokens_at
 from vflowopt_search.pruning.hooks import Switched, after, before, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
     ids_of,
     kinds_of,
     mask_after,
+    refuse_labels,
+    refuse_late_images,
     refuse_positions_of_logits,
     refuse_tokens,
     valid_tokens,
 )
 from vflowopt_search.pruning.masks import LayerMasks, seen_by_last
-from vflowopt_search.pruning.positions import packed, positions_after
-from vflowopt_search.pruning.prefill import Prefill
+from vflowopt_search.pruning.positions import positions_after
 from vflowopt_search.pruning.probe import attention_probe
-from vflowopt_search.pruning.record import Applied
-from vflowopt_search.pruning.scoring import Scoring
+from vflowopt_search.pruning.scoring import PromptScoring
 from vflowopt_search.pruning.state import (
     PrunedState,
+    Segment,
     attach_state,
     cache_to_fill,
     is_empty,
@@ -45,23 +46,20 @@ from vflowopt_search.pruning.state import (
     whole_segment,
 )
 from vflowopt_search.pruning.training import Labels
-from vflowopt_search.strategy import Strategy
 
 CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
 
 
-class PruningEngine:
-    """One strategy on one model.
+class Engine(ABC):
+    """Hooks on one model; what they prune is said by `prefill`.
 
     The state of a prompt lives on its cache; between hooks of a single forward it is held here.
     """
 
-    def __init__(self, anatomy: Anatomy, strategy: Strategy, applied: Applied) -> None:
-        self.anatomy = anatomy
-        self.strategy = strategy
-        self.applied = applied
-        self.scoring = Scoring(anatomy, strategy)
-        self.later_layers = {s.layer: k for k, s in enumerate(strategy.stages) if s.layer > 0}
+    def __init__(
+        self, anatomy: Anatomy, scoring: PromptScoring, later_layers: Mapping[int, int]
+    ) -> None:
+        self.anatomy, self.scoring, self.later_layers = anatomy, scoring, later_layers
         self._call: dict[str, Any] = {}
         self._labels: Labels | None = None
         self._forward: Forward | None = None
@@ -74,6 +72,14 @@ class PruningEngine:
         )
         self._end_hooks = Switched(after, {anatomy.backbone: self.after_backbone})
         self._label_hooks = Switched(after, {anatomy.model: self.after_model})
+
+    @abstractmethod
+    def prefill(self, kinds: Mapping[str, Tensor], valid_BS: Tensor) -> StagedPrefill:
+        """Begin to prune a batch of prompts."""
+
+    @abstractmethod
+    def positions(self, ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor | None]:
+        """Positions of the tokens left by stage 0, and how far each row's last one moved."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -94,7 +100,6 @@ class PruningEngine:
                 probe = attention_probe(anatomy.decoder_attention(layer - 1), see)
                 stack.enter_context(probe)
             yield
-        self.applied.freeze()
 
     def _touched_layers(self) -> range:
         """The layers from the first later stage on: they need a mask and positions of their own.
@@ -121,12 +126,7 @@ class PruningEngine:
         self._label_hooks.switch(on=given is not None)
         if given is None:
             return None
-        if self.scoring.text_layers:
-            raise UnsupportedError(
-                "labels were given, but the strategy scores by the attention of the last prompt "
-                "token, and with labels the answer stands behind it; train with a strategy that "
-                "has no text_attention"
-            )
+        refuse_labels(bool(self.scoring.text_layers))
         self._labels = Labels(given, kwargs.get("attention_mask"))
         return args, kwargs | self._labels.arguments()
 
@@ -195,14 +195,11 @@ class PruningEngine:
         cache = kwargs[CACHE] = cache_to_fill(self.anatomy.backbone, cache, kwargs.get("use_cache"))
         given = kwargs.get("attention_mask")
         valid_BS = valid_tokens(self._call.get("attention_mask"), given, kinds["image"])
-        prefill = Prefill(self.strategy, self.scoring, kinds, valid_BS)
+        prefill = self.prefill(kinds, valid_BS)
         state = PrunedState([whole_segment(valid_BS)], valid_BS.shape[1])
         masks = LayerMasks(self.anatomy, cache, blocks_BS=self.anatomy.blocks(self._call))
         self._forward = Forward(state, masks, self.later_layers, prefill)
-        self.applied.watch(prefill.reader(len(self.anatomy.decoder_layers)))
-        embeds_BSD = kwargs["inputs_embeds"]
-        if self.strategy.stages[0].layer == 0:
-            embeds_BSD = prefill.first_stage(embeds_BSD)
+        embeds_BSD = prefill.first_stage(kwargs["inputs_embeds"])
         # the attention of the last prompt token is looked for in the last place of every row
         moved = bool(self.scoring.text_layers) and not bool(valid_BS[:, -1].all())
         if moved or bool((prefill.alive_BS != valid_BS).any()):
@@ -216,7 +213,7 @@ class PruningEngine:
         return kwargs
 
     def _without_deepstack(
-        self, kwargs: dict[str, Any], forward: Forward, prefill: Prefill
+        self, kwargs: dict[str, Any], forward: Forward, prefill: StagedPrefill
     ) -> dict[str, Any]:
         """Take over the features that the backbone would add at places of the unpruned sequence."""
         embeds = kwargs.get(DEEPSTACK)
@@ -234,8 +231,7 @@ class PruningEngine:
         if position_ids is None:
             position_ids = torch.arange(embeds_BSD.shape[1], device=embeds_BSD.device)[None]
         embeds_BKD, position_ids = tokens_at(embeds_BSD, position_ids, first.index_BK)
-        if self.strategy.positions == "packed":
-            position_ids, state.shift_B = packed(position_ids, first)
+        position_ids, state.shift_B = self.positions(position_ids, first)
         mask = forward.masks.for_backbone(kwargs.get("attention_mask"), state, embeds_BKD)
         return kwargs | {
             "inputs_embeds": embeds_BKD,
@@ -248,12 +244,7 @@ class PruningEngine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
         num_new = kwargs["inputs_embeds"].shape[1]
-        if self.scoring.forget_images() or brings_features(self._call):
-            raise UnsupportedError(
-                "an image came after the first part of its prompt was in the cache (a later turn, "
-                "or prefill_chunk_size); pruning reads all images in the first forward: start "
-                "from an empty cache, and prefill in one piece"
-            )
+        refuse_late_images(self.scoring.forget_images() or brings_features(self._call))
         state = state_of(cache)
         if state is None:
             return None

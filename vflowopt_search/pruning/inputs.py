@@ -97,3 +97,23 @@ def refuse_positions_of_logits(keep: Any, reads_last_token: bool) -> None:
             "tokens behind the prompt, but the strategy scores by the attention of the last "
             "prompt token; decode without an assistant, or use a strategy without text_attention"
         )
+
+
+def refuse_labels(reads_last_token: bool) -> None:
+    """Raise UnsupportedError for labels where the last prompt token is looked for at the end."""
+    if reads_last_token:
+        raise UnsupportedError(
+            "labels were given, but the strategy scores by the attention of the last prompt token, "
+            "and with labels the answer stands behind it; train with a strategy that has no "
+            "text_attention"
+        )
+
+
+def refuse_late_images(came: bool) -> None:
+    """Raise UnsupportedError where an image came with a cache that is not empty."""
+    if came:
+        raise UnsupportedError(
+            "an image came after the first part of its prompt was in the cache (a later turn, or "
+            "prefill_chunk_size); pruning reads all images in the first forward: start from an "
+            "empty cache, and prefill in one piece"
+        )
