@@ -23,6 +23,7 @@ from vflowopt_search.benchmark.records import Benchmark, Row, Spread
 from vflowopt_search.benchmark.run import benchmark
 from vflowopt_search.benchmark.timing import Answer, timed_answer
 from vflowopt_search.budget import kv_bytes, prefill_flops, tokens_per_layer
+from vflowopt_search.cli.bench_table import lines
 from vflowopt_search.errors import BenchmarkError
 from vflowopt_search.strategy import Strategy
 
@@ -116,11 +117,11 @@ def measured_nothing() -> Benchmark:
 @pytest.mark.parametrize("stages", [((0, 1.0),), ((0, 1.0), (3, 1.0)), ((3, 0.999),)])
 def test_a_strategy_that_removes_nothing_is_no_speed_up(stages: Any) -> None:
     with pytest.raises(BenchmarkError, match="removed no visual token, so that there is no speed"):
-        measured(strategy_of(*stages))
+        measured(strategy_of(*stages), Plan(resolutions=((28, 28),), new_tokens=2, repeats=1))
 
 
 def test_where_only_some_prompts_lose_tokens_the_others_say_so() -> None:
-    strategy = strategy_of((0, 0.98))  # removes none of 24 tokens, and one of 88
+    strategy = strategy_of((0, 0.99))  # removes none of 36 tokens, and one of 88
     plan = Plan(resolutions=((56, 56), (28, 28)), new_tokens=2, repeats=1)
     large, small = measured(strategy, plan).rows
     assert large.note is None and large.end_to_end_speed_up is not None
@@ -158,6 +159,9 @@ def test_a_side_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(resolutions=((56, 56),), new_tokens=2, repeats=2)
     (row,) = measured(strategy_of((0, 0.3)), plan).rows
     assert row.note == "out of memory: unpruned"
+    cells = lines(row)
+    assert all(line[1] == "" and line[3] == "" for line in cells)
+    assert all(line[2] for line in cells)
     assert row.unpruned is None and row.pruned is not None and row.end_to_end_speed_up is None
 
 
