@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from vflowopt_search import __version__
 from vflowopt_search.cli.apply import apply
+from vflowopt_search.cli.bench import bench
 from vflowopt_search.cli.console import complain, quiet_libraries
 from vflowopt_search.cli.doctor import doctor
 from vflowopt_search.cli.evaluate import evaluate
@@ -67,6 +68,7 @@ app.command("show")(show)
 app.command("apply")(apply)
 app.command("evaluate")(evaluate)
 app.command("validate")(validate)
+app.command("bench")(bench)
 app.command("models")(models)
 app.command("spaces")(spaces)
 app.command("doctor")(doctor)
