@@ -8,6 +8,7 @@ VFlowOptError
 │   └── UnsupportedError    the model is known, but not what is asked of it
 ├── CalibrationError    the calibration set cannot be read or is unusable
 ├── CacheError          what was stored for a model cannot be written or read
+├── EvaluationError     answers cannot be scored, kept or read again
 ├── DivergenceError     a comparison gave a number that is not finite
 └── StudyError          the study cannot be created, resumed or exported
 """
@@ -45,6 +46,10 @@ class CalibrationError(VFlowOptError):
 
 class CacheError(VFlowOptError):
     """What was stored for a model cannot be written or read."""
+
+
+class EvaluationError(VFlowOptError):
+    """Answers cannot be scored, kept or read again."""
 
 
 class DivergenceError(VFlowOptError, ArithmeticError):

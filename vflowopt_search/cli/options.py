@@ -29,6 +29,17 @@ class MetricName(StrEnum):
     total_variation = "total_variation"
 
 
+class ScoreName(StrEnum):
+    """How an answer is compared with the right ones."""
+
+    exact_match = "exact_match"
+    vqa_accuracy = "vqa_accuracy"
+    anls = "anls"
+    multiple_choice = "multiple_choice"
+    relaxed_accuracy = "relaxed_accuracy"
+    contains = "contains"
+
+
 class Turns(StrEnum):
     """How much of a conversation is read: its first exchange, or all up to the last question."""
 
@@ -150,5 +161,61 @@ Cache = Annotated[
     typer.Option(
         help="Folder of what no trial changes; the user's cache folder unless said.",
         rich_help_panel=_OUTPUT,
+    ),
+]
+
+# Of commands that ask labelled questions.
+_LABELLED = "Labelled data"
+LabelledModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Hub name, folder, or `testbed`; the strategy's unless said.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub dataset, folder, JSON, JSONL or Parquet; the shipped questions for `testbed`.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+Questions = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many; 1000, or all of the shipped ones.", rich_help_panel=_LABELLED
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(help="Column whose values are told apart.", rich_help_panel=_LABELLED),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        help='Added below every question, as "Answer with a single word."',
+        rich_help_panel=_LABELLED,
+    ),
+]
+Score = Annotated[ScoreName, typer.Option("--metric", help="How answers are scored.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
+DataSplit = Annotated[
+    str | None, typer.Option("--split", help="Split of the dataset.", rich_help_panel=_LABELLED)
+]
+DataColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        help="As image=picture,prompt=question,answer=answers,options=choices.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        help="Asked of every image, instead of the data's own.",
+        rich_help_panel=_LABELLED,
     ),
 ]

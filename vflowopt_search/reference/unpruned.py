@@ -116,7 +116,7 @@ def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet)
         "config": config_sha256(adapter.config),
         "weights": weights_sha256(adapter.model),
         "calibration": calibration.sha256,
-        "processor": _processor_sha256(processor),
+        "processor": processor_sha256(processor),
         "first_inputs": inputs_sha256(first),
         "dtype": str(adapter.backbone.dtype),
         "attention": str(adapter.backbone.config._attn_implementation),
@@ -125,7 +125,7 @@ def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet)
     }
 
 
-def _processor_sha256(processor: Any) -> str:
+def processor_sha256(processor: Any) -> str:
     """Fingerprint of image processing, tokenizer and chat template."""
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
     parts = [
