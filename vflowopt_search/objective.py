@@ -5,7 +5,7 @@ Shape suffixes: B = samples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,16 @@ from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine
-from vflowopt_search.divergence import divergence
+from vflowopt_search.divergence import ANSWER_METRICS, divergence
 from vflowopt_search.errors import ModelError
 from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
+from vflowopt_search.reference.along_answer import (
+    AnswerReference,
+    answer_divergences,
+    build_answers,
+    decoded,
+)
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.prepared import PreparedSet, batches
@@ -59,8 +65,9 @@ class Objective:
         facts: what a search space has to know of it.
         reference: the unpruned model's readout.
         source: signals of the samples.
-        metric: one of `divergence.METRICS`.
+        metric: one of `divergence.METRICS` or `divergence.ANSWER_METRICS`.
         batch_size: samples that are run together.
+        answers: the unpruned model along its answers; None with metrics of the last prompt token.
     """
 
     adapter: Adapter
@@ -69,6 +76,7 @@ class Objective:
     source: SignalSource
     metric: str
     batch_size: int
+    answers: AnswerReference | None = None
 
     @property
     def num_samples(self) -> int:
@@ -103,10 +111,8 @@ class Objective:
 
     def _measure_together(self, engine: PruningEngine, rows: list[int]) -> list[float]:
         """Divergence of one batch, in halves if it does not fit in memory."""
-        layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
         try:
-            inputs = self.source.feed(engine, rows)
-            pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
+            values = self._compare(rows, self.source.feed(engine, rows))
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise ModelError(
@@ -114,13 +120,26 @@ class Objective:
                     "smaller images or another device"
                 ) from error
         else:
-            unpruned = self.reference.rows(rows, pruned.hidden_BLD.device)
-            values: list[float] = divergence(self.metric, unpruned, pruned).tolist()
             return values
         half = len(rows) // 2
         return self._measure_together(engine, rows[:half]) + self._measure_together(
             engine, rows[half:]
         )
+
+    def _compare(self, rows: list[int], inputs: Mapping[str, Any]) -> list[float]:
+        """Run the pruned model on a batch and compare it with the unpruned one."""
+        device = self.adapter.backbone.device
+        if self.answers is not None:
+            said = self.answers.tokens(rows)
+            _, _, pruned = decoded(self.adapter, inputs, said, layers=False)
+            unpruned = self.answers.rows(rows, device)
+            found = answer_divergences([self.metric], self.adapter, unpruned, pruned)[self.metric]
+        else:
+            layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
+            readout = read_out(self.adapter, inputs, layers=layers, logits=logits)
+            found = divergence(self.metric, self.reference.rows(rows, device), readout)
+        values: list[float] = found.tolist()
+        return values
 
 
 def build_objective(
@@ -140,7 +159,7 @@ def build_objective(
         model: a loaded model of a supported family.
         processor: its processor.
         calibration: the samples.
-        metric: one of `divergence.METRICS`.
+        metric: one of `divergence.METRICS` or `divergence.ANSWER_METRICS`.
         batch_size: samples to a batch; chosen by prompt length when None.
         cache: folder in which the unpruned model's results are kept; None keeps nothing.
         progress: called with (samples done, samples in total) while the reference is computed.
@@ -157,7 +176,9 @@ def build_objective(
     reference = build_reference(
         adapter, processor, calibration, pixels, cache=cache, progress=progress
     )
-    prepared = reference.prepared
+    prepared, answers = reference.prepared, None
+    if metric in ANSWER_METRICS:
+        answers = build_answers(prepared, reference.key, cache=cache, progress=progress)
     maps = AttentionMaps(adapter, processor, calibration.samples, prepared, limit_bytes=MAPS_BYTES)
     facts = ModelFacts(
         identity=identity_of(model, name),
@@ -177,4 +198,5 @@ def build_objective(
         source=SignalSource(prepared, maps),
         metric=metric,
         batch_size=batch_size or prepared.batch_size(),
+        answers=answers,
     )

@@ -15,6 +15,7 @@ from vflowopt_search.cli.evaluate import evaluate
 from vflowopt_search.cli.listing import models, spaces
 from vflowopt_search.cli.search import search
 from vflowopt_search.cli.show import show
+from vflowopt_search.cli.validate import validate
 from vflowopt_search.errors import VFlowOptError
 
 
@@ -65,6 +66,7 @@ app.command("search")(search)
 app.command("show")(show)
 app.command("apply")(apply)
 app.command("evaluate")(evaluate)
+app.command("validate")(validate)
 app.command("models")(models)
 app.command("spaces")(spaces)
 app.command("doctor")(doctor)

@@ -27,6 +27,9 @@ class MetricName(StrEnum):
     flow = "flow"
     kl = "kl"
     total_variation = "total_variation"
+    answer_cosine = "answer_cosine"
+    answer_kl = "answer_kl"
+    answer_total_variation = "answer_total_variation"
 
 
 class ScoreName(StrEnum):
