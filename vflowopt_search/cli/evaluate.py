@@ -42,7 +42,10 @@ Retain = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Chooses samples, draws resamples.")]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Folder; that of the search, else runs/NAME-evaluation, unless said."),
+    typer.Option(
+        help="Folder; that of the search, else runs/NAME-evaluation, unless said.",
+        rich_help_panel="Where results go",
+    ),
 ]
 
 
@@ -83,10 +86,10 @@ def evaluate(
     columns: options.DataColumns = None,
     prompt: options.DataPrompt = None,
     instruction: options.Instruction = None,
-    video_column: options.VideoColumn = None,
-    turns: options.ReadTurns = options.Turns.first,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
+    video_column: options.DataVideoColumn = None,
+    turns: options.DataTurns = options.Turns.first,
+    frames: options.DataFrames = None,
+    fps: options.DataFps = None,
     samples: options.Questions = None,
     by: options.By = None,
     metric: options.Score = options.ScoreName.exact_match,

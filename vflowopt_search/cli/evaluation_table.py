@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from vflowopt_search.cli.console import table
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from vflowopt_search.evaluate.evaluation import Evaluation, Group, Result
     from vflowopt_search.evaluate.statistics import Interval
 
+MANY = 40
 _COLUMNS = (
     "strategy",
     "tokens kept",
@@ -40,18 +42,24 @@ def compared(evaluation: Evaluation) -> Table:
 
 
 def by_group(evaluation: Evaluation) -> Table:
-    """Accuracy of every kind of sample; the one that a strategy hurts most has a star."""
+    """Accuracy of every kind of sample; the one that a strategy hurts most has a star.
+
+    Of very many kinds, those are shown of which the first strategy keeps least.
+    """
     first = evaluation.results[0].groups
+    shown = list(range(len(first)))
+    if len(first) > MANY:
+        shown = sorted(shown, key=lambda number: _share_kept(first[number]))[:MANY]
     rows = [
         [
-            group.name,
-            str(group.samples),
-            f"{group.unpruned:.1%}",
+            escape(first[number].name),
+            str(first[number].samples),
+            f"{first[number].unpruned:.1%}",
             *(_group_cell(result, result.groups[number]) for result in evaluation.results),
         ]
-        for number, group in enumerate(first)
+        for number in shown
     ]
-    names = [result.name for result in evaluation.results]
+    names = [escape(result.name) for result in evaluation.results]
     return table(["group", "samples", "unpruned", *names], rows)
 
 
@@ -67,7 +75,7 @@ def interval_text(interval: Interval | None) -> str:
 
 def _row(result: Result) -> list[str]:
     return [
-        result.name,
+        escape(result.name),
         _percent(result.retained),
         f"{result.accuracy:.1%}",
         _percent(result.kept.value if result.kept else None),
@@ -76,6 +84,10 @@ def _row(result: Result) -> list[str]:
         f"{result.agreement:.1%}",
         "" if result.speed is None else f"{result.speed:.2f}x",
     ]
+
+
+def _share_kept(group: Group) -> float:
+    return 1.0 if group.kept is None else group.kept.value
 
 
 def _group_cell(result: Result, group: Group) -> str:

@@ -222,3 +222,34 @@ DataPrompt = Annotated[
         rich_help_panel=_LABELLED,
     ),
 ]
+DataVideoColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--video-column",
+        help="Column of video files or lists of frames.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataTurns = Annotated[
+    Turns,
+    typer.Option(
+        "--turns",
+        help="Of conversations: the first exchange, or all up to the last question.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataFrames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames of each video, evenly spread; 8 unless said.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataFps = Annotated[
+    float | None,
+    typer.Option(
+        "--fps", help="Instead: frames of each second of a video.", rich_help_panel=_LABELLED
+    ),
+]

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from vflowopt_search.evaluate.validation import Validation
 
 Run = Annotated[
-    Path, typer.Argument(help="Output folder of a search: its study, or its table of trials.")
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Output folder of a search: its study, or its table of trials."
+    ),
 ]
 Calibration = Annotated[
     str | None,
@@ -52,7 +55,10 @@ Space = Annotated[
     str | None, typer.Option(help="Space of the fresh strategies; that of the search unless said.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses strategies and samples, draws resamples.")]
-Output = Annotated[Path | None, typer.Option(help="Folder; RUN unless said.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder; RUN unless said.", rich_help_panel="Where results go"),
+]
 
 
 def validate(
@@ -64,10 +70,10 @@ def validate(
     columns: options.DataColumns = None,
     prompt: options.DataPrompt = None,
     instruction: options.Instruction = None,
-    video_column: options.VideoColumn = None,
-    turns: options.ReadTurns = options.Turns.first,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
+    video_column: options.DataVideoColumn = None,
+    turns: options.DataTurns = options.Turns.first,
+    frames: options.DataFrames = None,
+    fps: options.DataFps = None,
     strategies: NumStrategies = 60,
     samples: NumCalibration = 256,
     questions: NumQuestions = 600,

@@ -206,6 +206,16 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
         EvaluationError: the file cannot be written.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=asdict) + "\n"
+    try:
+        _replace_atomically(path, text)
+    except OSError as error:
+        raise EvaluationError(
+            f"{path} cannot be written ({error.strerror}); make room, or choose another folder "
+            "with --output"
+        ) from error
+
+
+def _replace_atomically(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("x", encoding="utf-8") as file:
@@ -213,11 +223,6 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
-        raise EvaluationError(
-            f"{path} cannot be written ({error.strerror}); make room, or choose another folder "
-            "with --output"
-        ) from error
     finally:
         beside.unlink(missing_ok=True)
 

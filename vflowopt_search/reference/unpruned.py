@@ -130,10 +130,16 @@ def processor_sha256(processor: Any) -> str:
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
     parts = [
         json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str),
-        tokenizer.to_str() if tokenizer is not None else repr(processor.tokenizer),
+        _lasting(tokenizer.to_str()) if tokenizer is not None else repr(processor.tokenizer),
         str(getattr(processor, "chat_template", None)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _lasting(tokenizer: str) -> str:
+    """A tokenizer's file without what calls leave behind: how the last batch was padded and cut."""
+    content = json.loads(tokenizer)
+    return json.dumps({k: v for k, v in content.items() if k not in ("padding", "truncation")})
 
 
 def _path(cache: Path, key: Mapping[str, str]) -> Path:
