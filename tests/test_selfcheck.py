@@ -17,8 +17,8 @@ from vflowopt_search.deploy import pruned
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.importance.signals import ProjectedAttention
 from vflowopt_search.pruning import forward, prefill
-from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.masks import LayerMasks
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck import check, inputs
 from vflowopt_search.selfcheck.check import check_model
 from vflowopt_search.selfcheck.report import Check, Report
@@ -121,6 +121,7 @@ def _mask_off(patch: pytest.MonkeyPatch) -> None:
         return made
 
     patch.setattr(LayerMasks, "mask", blind)
+    patch.setattr(LayerMasks, "hide_nothing", lambda self, state, num_new: False)
 
 
 def _touches_what_is_kept(patch: pytest.MonkeyPatch) -> None:
@@ -162,12 +163,12 @@ def _other_attention(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_mixed(patch: pytest.MonkeyPatch) -> None:
-    original = forward.rows_at
+    original = forward.tokens_at
 
-    def mixed(values: Tensor, index: Tensor) -> Tensor:
-        return original(values.roll(1, 0), index)
+    def mixed(values: Tensor, positions: Tensor, index: Tensor) -> Any:
+        return original(values.roll(1, 0), positions, index)
 
-    patch.setattr("vflowopt_search.pruning.engine.rows_at", mixed)
+    patch.setattr("vflowopt_search.pruning.engine.tokens_at", mixed)
 
 
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -234,7 +235,7 @@ def test_features_that_do_not_come_back_are_found(monkeypatch: pytest.MonkeyPatc
     )
     report = check_model(tiny("llava").model(), processor_of("llava"))
     failed = [c.name for c in report.checks if not c.passed]
-    assert failed == ["images encoded before: logits"]
+    assert failed == ["measured as in a search: logits"]
 
 
 def test_a_breakdown_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,8 @@ class CalibrationIdentity(StrategyPart):
     name: str
     samples: Annotated[int, Field(ge=1)]
     sha256: str
+    held_out: Annotated[int, Field(ge=1)] | None = None
+    """Other samples, on which only the best strategy was measured."""
 
 
 class Provenance(StrategyPart):

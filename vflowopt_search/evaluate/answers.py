@@ -21,13 +21,14 @@ from vflowopt_search.calibration.samples import Sample, fingerprint
 from vflowopt_search.deploy import attached_engine
 from vflowopt_search.errors import ModelError
 from vflowopt_search.evaluate.ledger import Ledger
-from vflowopt_search.objective import MAPS_BYTES, SignalSource
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress, first_with_same_images, prepare
 from vflowopt_search.reference.fingerprint import weights_sha256
 from vflowopt_search.reference.prepared import batches
+from vflowopt_search.reference.shelf import GB, MEMORY_GB, MemoryShelf
+from vflowopt_search.reference.signal_source import SignalSource
 from vflowopt_search.reference.unpruned import processor_sha256
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
@@ -211,7 +212,8 @@ def _source(asking: Asking, samples: Sequence[Sample]) -> SignalSource:
     adapter = adapter_for(asking.model)
     pixels = pixel_scale(asking.processor) if adapter.knows_grid else None
     prepared = prepare(adapter, asking.processor, samples, pixels)
-    maps = AttentionMaps(adapter, asking.processor, samples, prepared, limit_bytes=MAPS_BYTES)
+    shelf = MemoryShelf(round(GB * MEMORY_GB))
+    maps = AttentionMaps(adapter, asking.processor, samples, prepared, shelf)
     return SignalSource(prepared, maps)
 
 

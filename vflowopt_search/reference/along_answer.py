@@ -8,12 +8,9 @@ L = decoder layers, D = hidden width, V = vocabulary.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +25,8 @@ from vflowopt_search.reference.cache import read_tensors, write_tensors
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LOGITS
+from vflowopt_search.reference.shelf import CacheFolder
+from vflowopt_search.reference.unpruned import key_digest
 
 FORMAT = "vflowopt-answers/1"
 ANSWER_TOKENS = 16
@@ -75,7 +74,7 @@ def build_answers(
     prepared: PreparedSet,
     key: Mapping[str, str],
     *,
-    cache: Path | None,
+    cache: CacheFolder | None,
     progress: Progress | None = None,
 ) -> AnswerReference:
     """Read the answers from the cache folder, or ask the unpruned model and leave them there.
@@ -83,28 +82,30 @@ def build_answers(
     Args:
         prepared: the samples.
         key: what the unpruned model's results depend on.
-        cache: folder of stored references; None keeps nothing on disk.
+        cache: where references are stored; None keeps nothing on disk.
         progress: called with (samples done, samples in total).
 
     Raises:
         CacheError: the cache folder cannot be written.
     """
     key = {**key, "answers": FORMAT, "answer_tokens": str(ANSWER_TOKENS)}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = None if cache is None else cache / "answers" / digest[:24] / "answers.safetensors"
-    stored = None if path is None else read_tensors(path, key)
+    if cache is None:
+        return _ask(prepared, progress)
+    path = cache.root / "answers" / key_digest(key) / "answers.safetensors"
+    cache.needed.add(path)
+    stored = read_tensors(path, key)
     if stored is not None:
         lengths = stored["lengths"].tolist()
         pieces = [torch.split(stored[name], lengths) for name in ("answer_P", "hidden_PD")]
         return AnswerReference(*map(tuple, pieces))
     reference = _ask(prepared, progress)
-    if path is not None:
-        tensors = {
-            "lengths": torch.tensor([len(answer) for answer in reference.answers]),
-            "answer_P": torch.cat(reference.answers),
-            "hidden_PD": torch.cat(reference.hidden),
-        }
-        write_tensors(path, tensors, key)
+    tensors = {
+        "lengths": torch.tensor([len(answer) for answer in reference.answers]),
+        "answer_P": torch.cat(reference.answers),
+        "hidden_PD": torch.cat(reference.hidden),
+    }
+    write_tensors(path, tensors, key)
+    cache.added(path)
     return reference
 
 
