@@ -181,6 +181,24 @@ def test_many_samples_are_encoded_in_windows(monkeypatch: pytest.MonkeyPatch) ->
         assert [a.text for a in whole.answers[name]] == [a.text for a in parts.answers[name]]
 
 
+def test_samples_of_one_image_are_encoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    three = small_set(3).samples
+    asked = [replace(s, id=f"{n} {s.id}", prompt=f"is {n} ?") for n in range(2) for s in three]
+    windows: list[set[str]] = []
+
+    def noted(asking: Asking, samples: list[Sample]) -> Any:
+        windows.append({sample.id[-1] for sample in samples})
+        return source(asking, samples)
+
+    source = asking_module._source
+    monkeypatch.setattr(asking_module, "_source", noted)
+    monkeypatch.setattr(asking_module, "WINDOW", 2)
+    answers = ask(asking_of(), asked, {"pruned": PRUNED}, Ledger())["pruned"]
+    assert windows == [{"0"}, {"1"}, {"2"}]
+    whole = ask(asking_of(), asked[4:5], {"pruned": PRUNED}, Ledger())["pruned"]
+    assert answers[4].text == whole[0].text
+
+
 def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     asking = asking_of(batch_size=7)
     samples = small_set().samples

@@ -77,7 +77,6 @@ class Asking:
         """All that answers depend on besides strategy and sample, but the batches."""
         backbone = adapter_for(self.model).backbone
         return {
-            "measured": "answers",
             "weights": weights_sha256(self.model),
             "processor": processor_sha256(self.processor),
             "dtype": str(backbone.dtype).removeprefix("torch."),
@@ -168,7 +167,9 @@ class _Queue:
         self._items = [item_of(sample) for sample in samples]
         settings = asking.settings()
         self._headings = {
-            name: ledger.heading({**settings, "strategy": content_of(strategy)})
+            name: ledger.heading(
+                {"measured": "answers", **settings, "strategy": content_of(strategy)}
+            )
             for name, strategy in strategies.items()
         }
         self.total = len(samples) * len(strategies)
