@@ -12,6 +12,7 @@ from vflowopt_search.cli.apply import apply
 from vflowopt_search.cli.console import complain, quiet_libraries
 from vflowopt_search.cli.doctor import doctor
 from vflowopt_search.cli.listing import models, spaces
+from vflowopt_search.cli.report import dashboard, report
 from vflowopt_search.cli.search import search
 from vflowopt_search.cli.show import show
 from vflowopt_search.errors import VFlowOptError
@@ -63,6 +64,8 @@ def program(
 app.command("search")(search)
 app.command("show")(show)
 app.command("apply")(apply)
+app.command("report")(report)
+app.command("dashboard")(dashboard)
 app.command("models")(models)
 app.command("spaces")(spaces)
 app.command("doctor")(doctor)
