@@ -8,7 +8,6 @@ from PIL import Image
 
 from tests.fake_study import fake_run
 from vflowopt_search import run_folder
-
 from vflowopt_search.report.overlay_record import (
     Overlays,
     Role,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import optuna
 import pytest
 
 from tests.browser import CHROMIUM, REQUIRED, Page, browser
@@ -21,9 +23,11 @@ pytestmark = [
         reason="no chromium on the PATH; apt-get install chromium",
     ),
 ]
-UNDRAWN = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent && !p.querySelector('.main-svg')).map(p => p.id)"
-SHOWN = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent).map(p => p.id)"
+VISIBLE = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent)"
+SHOWN = f"{VISIBLE}.map(p => p.id)"
+UNDRAWN = f"{VISIBLE}.filter(p => !p.querySelector('.main-svg')).map(p => p.id)"
 WIDTHS = "[document.documentElement.scrollWidth, window.innerWidth]"
+PICK = "document.querySelector('.pick').offsetParent === null"
 PAPER = "getComputedStyle(document.body).backgroundColor"
 INK = "document.querySelector('.shown .xtick text').style.fill"
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(18, 22, 28)"
@@ -31,9 +35,7 @@ LIGHT, DARK = "rgb(255, 255, 255)", "rgb(18, 22, 28)"
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as opened:
+    with TemporaryDirectory() as profile, browser(Path(profile)) as opened:
         yield opened
 
 
@@ -93,10 +95,8 @@ def test_every_tab_draws_its_figures(page: Page, one: Path) -> None:
 def test_pictures_are_whole(page: Page, one: Path) -> None:
     page.open(one, "#overlays")
     broken = "[...document.images].filter(i => !i.naturalWidth).length"
-    assert (
-        page.tell(f"Promise.all([...document.images].map(i => i.decode())).then(() => {broken})")
-        == 0
-    )
+    decoded = "Promise.all([...document.images].map(i => i.decode()))"
+    assert page.tell(f"{decoded}.then(() => {broken})") == 0
     assert page.tell("document.querySelectorAll('.shown .panels img').length") > 50
 
 
@@ -135,9 +135,9 @@ def test_colours_follow_the_system_until_they_are_chosen(page: Page, one: Path) 
 def test_runs_are_switched_and_addressed(page: Page, several: Path) -> None:
     page.open(several)
     assert page.tell("document.querySelector('[aria-selected=true]').dataset.tab") == "compare"
-    assert page.tell("document.querySelector('.pick').hidden")
+    assert page.tell(PICK)
     click(page, "#tab-search")
-    assert page.tell(SHOWN) == ["history-0-0"]
+    assert page.tell(SHOWN) == ["history-0-0"] and not page.tell(PICK)
     page.tell("document.getElementById('run').value = '1'")
     page.tell("document.getElementById('run').dispatchEvent(new Event('change'))")
     assert page.tell(SHOWN) == ["history-1-0"]
@@ -145,7 +145,7 @@ def test_runs_are_switched_and_addressed(page: Page, several: Path) -> None:
     page.open(several, "#strategy/1")
     assert page.tell(SHOWN) == ["staircase-1-0"]
     page.open(several, "#nonsense/7")
-    assert page.tell(SHOWN) == ["budget-all-0"]
+    assert page.tell(SHOWN) == ["budget-all-0", "staircases-all-0", "progress-all-0"]
 
 
 def test_tabs_can_be_reached_by_keyboard(page: Page, one: Path) -> None:
@@ -160,8 +160,6 @@ def test_tabs_can_be_reached_by_keyboard(page: Page, one: Path) -> None:
 
 
 def test_an_empty_study_is_a_page_too(page: Page, tmp_path: Path) -> None:
-    import optuna
-
     write_report(Run(optuna.create_study(study_name="empty")), tmp_path / "r.html")
     page.open(tmp_path / "r.html")
     for tab in TABS:

@@ -11,6 +11,7 @@ from optuna import Study
 from tests.fake_study import CONTEXT, FakeObjective, fake_run
 from vflowopt_search import trials
 from vflowopt_search.report import landscape, landscape_figures
+from vflowopt_search.report.frames import history, staircase
 from vflowopt_search.report.landscape import GROUPS, BudgetCurve, budget_curve
 from vflowopt_search.report.runs import Run
 
@@ -95,7 +96,7 @@ def test_runs_are_drawn_by_budget() -> None:
     record = budget_curve(runs)
     assert record.retain == {"best": [0.25, 0.25], "random": [0.25, 0.25]}
     assert record.divergence["random"] == [0.9, 0.7]
-    assert record.medians("random") == ([0.25], [pytest.approx(0.8)])
+    assert record.medians("random") == ([0.25], pytest.approx([0.8]))
     assert record.run["best"] == ["fake", "fake"] and record.remark == ""
 
 
@@ -121,6 +122,22 @@ def test_other_samples_are_compared_with_a_remark() -> None:
     record = budget_curve([Run(run.study), Run(other.study)])
     assert record.retain["best"] == [0.25, 0.25]
     assert "different calibration samples" in record.remark
+
+
+def test_the_best_of_each_run_stand_beside_each_other() -> None:
+    run, other = fake_run(total=6), fake_run(total=3)
+    runs = [Run(run.study), Run(other.study), Run(optuna.create_study(study_name="none"))]
+    names = ["fake (25.0%)", "fake (25.0%) #2"]
+    assert list(landscape.named(runs)) == [*names, "none"]
+    stairs = landscape.staircases(runs)
+    assert list(stairs.alive) == names
+    assert stairs.alive[names[1]] == staircase(other.study).alive["best"]
+    record = landscape.progress(runs)
+    assert record.best == {
+        name: history(r.study).best for name, r in zip(names, runs, strict=False)
+    }
+    drawn = landscape_figures.progress_figure(record).data
+    assert [trace.name for trace in drawn] == names and drawn[1].y == tuple(record.best[names[1]])
 
 
 def test_figures_draw_their_records(study: Study) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.examples import full_strategy
@@ -25,11 +27,12 @@ from vflowopt_search.strategy import Recycling
 STAGES = (0, 2, 3)
 
 
-def cell_colour(image: Image.Image, row: int, col: int) -> np.ndarray[tuple[int, ...], np.dtype]:  # type: ignore[type-arg]
+def cell_colour(image: Image.Image, row: int, col: int) -> NDArray[np.float64]:
     """Colour in the middle of a cell of two rows and three columns."""
-    pixels = np.asarray(image, dtype=float)
+    pixels = np.asarray(image, dtype=np.float64)
     height, width = pixels.shape[:2]
-    return pixels[(2 * row + 1) * height // 4, (2 * col + 1) * width // 6]
+    colour: NDArray[np.float64] = pixels[(2 * row + 1) * height // 4, (2 * col + 1) * width // 6]
+    return colour
 
 
 def test_a_record_comes_back_from_its_folder(tmp_path: Path) -> None:
@@ -65,8 +68,6 @@ def test_a_view_with_too_few_values_is_refused() -> None:
 
 def test_large_pictures_are_shrunk_and_small_ones_left() -> None:
     def size(side: int) -> tuple[int, int]:
-        from io import BytesIO
-
         picture = Image.new("RGB", (side, side // 2), "red")
         return Image.open(BytesIO(encoded(picture, 100)[1])).size
 
@@ -113,7 +114,7 @@ def test_a_map_goes_from_dark_to_bright_and_leaves_out_what_has_no_value() -> No
 
 def test_without_a_picture_there_are_tokens_all_the_same() -> None:
     panels = view_panels(two_by_three(None), None, STAGES)
-    assert [panel.caption for panel in panels][0].startswith("from layer 0")
+    assert panels[0].caption.startswith("from layer 0")
     assert panels[0].image.size == panel_size(two_by_three(None), None) == (240, 160)
 
 

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial
 
-from vflowopt_search.report.frames import measured_trials
+from vflowopt_search.report.frames import Staircase, history, measured_trials, staircase
 from vflowopt_search.report.runs import Run
 from vflowopt_search.trials import best_full, is_full, value_of
 
@@ -99,6 +99,14 @@ class BudgetCurve:
         return budgets, [median(points[budget]) for budget in budgets]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """The best so far of several runs, by the name of the run."""
+
+    trial: dict[str, list[int]]
+    best: dict[str, list[float]]
+
+
 def slices(study: Study, order: Sequence[str] = (), most: int = MOST_POINTS) -> list[Slice]:
     """One for each parameter that varied; those named in `order` come first, in that order.
 
@@ -158,6 +166,37 @@ def budget_curve(runs: Sequence[Run]) -> BudgetCurve:
         run={series: list(column[2]) for series, column in columns.items()},
         remark=OTHER_SAMPLES if _differ(runs, "calibration_sha256") else "",
     )
+
+
+def progress(runs: Sequence[Run]) -> Progress:
+    """Of each run that has measured something."""
+    records = {name: history(run.study) for name, run in named(runs).items()}
+    known = {name: record for name, record in records.items() if record.trial}
+    return Progress(
+        trial={name: record.trial for name, record in known.items()},
+        best={name: record.best for name, record in known.items()},
+    )
+
+
+def staircases(runs: Sequence[Run]) -> Staircase:
+    """The best strategy of each run; those of other depths than the first are left out."""
+    alive = {
+        name: staircase(run.study).alive["best"]
+        for name, run in named(runs).items()
+        if best_full(run.study.get_trials(deepcopy=False)) is not None
+    }
+    depth = len(next(iter(alive.values()), []))
+    return Staircase(list(range(depth)), {n: a for n, a in alive.items() if len(a) == depth})
+
+
+def named(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by name and budget; a number tells apart those that share both."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        name = run.name if run.retain is None else f"{run.name} ({run.retain:.1%})"
+        again = sum(other == name or other.startswith(f"{name} #") for other in found)
+        found[f"{name} #{again + 1}" if again else name] = run
+    return found
 
 
 def _differ(runs: Sequence[Run], field: str) -> bool:

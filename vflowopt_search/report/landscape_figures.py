@@ -12,10 +12,17 @@ from vflowopt_search.report.figures import (
     empty_figure,
     logarithmic_where_far_apart,
 )
-from vflowopt_search.report.landscape import GROUPS, BudgetCurve, ParallelCoordinates, Slice
+from vflowopt_search.report.landscape import (
+    GROUPS,
+    BudgetCurve,
+    ParallelCoordinates,
+    Progress,
+    Slice,
+)
 
 _SLICE_PIXELS = 240
 _AXIS_PIXELS = 46
+_ROOM = 1.15
 _GROUP_STYLE = {
     GROUPS[0]: {"color": ORANGE, "width": 1.6},
     GROUPS[1]: {"color": BLUE, "width": 0.9},
@@ -133,6 +140,23 @@ def budget_figure(record: BudgetCurve) -> go.Figure:
             hoverinfo="skip",
             line={"color": colour, "width": 3 if series == "best" else 1.5},
         )
-    figure.update_xaxes(tickformat=".0%")
+    most = max(budget for budgets in record.retain.values() for budget in budgets)
+    figure.update_xaxes(tickformat=".0%", range=[0, _ROOM * most])
     logarithmic_where_far_apart(figure, [y for ys in record.divergence.values() for y in ys])
+    return figure
+
+
+def progress_figure(record: Progress) -> go.Figure:
+    """The best so far of each run as a step line."""
+    figure = empty_figure("trial", "best divergence so far")
+    for (name, trial), colour in zip(record.trial.items(), (ORANGE, BLUE, *OTHERS), strict=False):
+        figure.add_scatter(
+            x=trial,
+            y=record.best[name],
+            mode="lines",
+            name=name,
+            line={"shape": "hv", "color": colour, "width": 2},
+            hovertemplate=name + ", trial %{x}: %{y:.5f}<extra></extra>",
+        )
+    logarithmic_where_far_apart(figure, [value for best in record.best.values() for value in best])
     return figure

@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from vflowopt_search.report.landscape import named
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.sections import TABS, Section, compared, sections
 
@@ -68,14 +69,10 @@ def _run_switch(runs: Sequence[Run]) -> str:
     if len(runs) < 2:
         return ""
     options = "".join(
-        f"<option value='{number}'>{escape(_called(run))}</option>"
-        for number, run in enumerate(runs)
+        f"<option value='{number}'>{escape(name)}</option>"
+        for number, name in enumerate(named(runs))
     )
     return f"<label class='pick'>Run <select id='run'>{options}</select></label>"
-
-
-def _called(run: Run) -> str:
-    return run.name if run.retain is None else f"{run.name} ({run.retain:.1%})"
 
 
 def _block(parts: Iterable[Section], run: str) -> str:
@@ -106,9 +103,8 @@ def _html(section: Section, run: str) -> str:
 
 
 def _plot(figure: go.Figure, key: str) -> str:
-    bare = go.Figure(figure)
-    bare.layout.template = None  # the page has colours of its own, light and dark
-    content = bare.to_plotly_json()
+    content = figure.to_plotly_json()
+    content["layout"].pop("template")  # the page has colours of its own, light and dark
     # No `<` is left, so that no name in it can end the script element.
     data = json.dumps(_slim(content), separators=(",", ":"), default=list).replace("<", "\\u003c")
     height = figure.layout.height

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -79,6 +79,8 @@ def compared(runs: Sequence[Run]) -> Iterator[Section]:
     """The parts about several runs."""
     yield _table_of_runs(runs)
     yield _budget(runs)
+    yield _staircases(runs)
+    yield _progress(runs)
 
 
 def _facts(run: Run) -> Section:
@@ -142,6 +144,10 @@ def _columns(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         "speed-up": ["" if row.speedup is None else f"{row.speedup:.2f} x" for row in rows],
         "KV cache": [_bytes(row.kv_bytes) for row in rows],
     }
+    return _filled(columns)
+
+
+def _filled(columns: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
 
@@ -253,19 +259,25 @@ def _overlays(run: Run, allowance: int) -> Section:
 
 
 def _table_of_runs(runs: Sequence[Run]) -> Section:
-    rows, head = [], ["run", "budget", "seed", "trials", "divergence", "held out", "best baseline"]
-    for run in runs:
-        found = next((row for row in results(run) if row.name == FOUND), Result(FOUND))
-        cells = [run.name, _percent(run.retain), run.context.get("seed", "")]
-        cells += [str(len(frames.history(run.study).trial)), _number(found.divergence)]
-        plain = min(run.baselines.values(), default=None)
-        rows.append([*cells, _number(found.held_out), _number(plain)])
+    found = [
+        next((row for row in results(run) if row.name == FOUND), Result(FOUND)) for run in runs
+    ]
+    columns = {
+        "run": [run.name for run in runs],
+        "budget": [_percent(run.retain) for run in runs],
+        "seed": [run.context.get("seed", "") for run in runs],
+        "trials": [str(len(frames.history(run.study).trial)) for run in runs],
+        "divergence": [_number(row.divergence) for row in found],
+        "held out": [_number(row.held_out) for row in found],
+        "accuracy kept": [_percent(row.accuracy_kept) for row in found],
+        "best baseline": [_number(min(run.baselines.values(), default=None)) for run in runs],
+    }
     return Section(
         key="runs",
         tab="compare",
         title="The runs",
         text="The best strategy of each.",
-        before=html.table(head, rows),
+        before=html.table(*_filled(columns)),
     )
 
 
@@ -279,6 +291,30 @@ def _budget(runs: Sequence[Run]) -> Section:
         f"{record.remark}",
         figures=[landscape_figures.budget_figure(record)] if record.retain else [],
         instead=record.refusal or "No run has a best strategy yet.",
+    )
+
+
+def _staircases(runs: Sequence[Run]) -> Section:
+    record = landscape.staircases(runs)
+    return Section(
+        key="staircases",
+        tab="compare",
+        title="Where each budget goes",
+        text="Share of the visual tokens alive, layer by layer, under the best strategy of each.",
+        figures=[figures.staircase_figure(record)] if record.alive else [],
+        instead="No run has a best strategy yet.",
+    )
+
+
+def _progress(runs: Sequence[Run]) -> Section:
+    record = landscape.progress(runs)
+    return Section(
+        key="progress",
+        tab="compare",
+        title="How fast each search went",
+        text="The lowest divergence so far of a fully measured trial.",
+        figures=[landscape_figures.progress_figure(record)] if record.trial else [],
+        instead="No trial has been measured yet.",
     )
 
 
