@@ -8,12 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna import Study
 
-from tests.fake_study import CONTEXT, FakeObjective, fake_run
+from tests.fake_study import fake_run
 from vflowopt_search import trials
 from vflowopt_search.report import landscape, landscape_figures
-from vflowopt_search.report.frames import history, staircase
-from vflowopt_search.report.landscape import GROUPS, BudgetCurve, budget_curve
-from vflowopt_search.report.runs import Run
+from vflowopt_search.report.landscape import GROUPS
 
 
 @pytest.fixture(scope="module")
@@ -87,57 +85,6 @@ def test_of_an_empty_study_there_is_nothing() -> None:
     assert landscape.slices(empty) == []
     record = landscape.parallel_coordinates(empty)
     assert (record.axes, record.trial) == ([], [])
-    assert budget_curve([Run(empty), Run(empty)]) == BudgetCurve({}, {}, {})
-
-
-def test_runs_are_drawn_by_budget() -> None:
-    run = fake_run(total=3)
-    runs = [Run(run.study, run.best, {"random": 0.9}), Run(run.study, None, {"random": 0.7})]
-    record = budget_curve(runs)
-    assert record.retain == {"best": [0.25, 0.25], "random": [0.25, 0.25]}
-    assert record.divergence["random"] == [0.9, 0.7]
-    assert record.medians("random") == ([0.25], pytest.approx([0.8]))
-    assert record.run["best"] == ["fake", "fake"] and record.remark == ""
-
-
-def test_the_held_out_half_is_a_series_of_its_own() -> None:
-    run = fake_run(total=3)
-    assert run.best is not None and run.best.provenance and run.best.provenance.objective
-    measured = run.best.provenance.objective.model_copy(update={"held_out": 0.5})
-    origin = run.best.provenance.model_copy(update={"objective": measured})
-    best = run.best.model_copy(update={"provenance": origin})
-    assert budget_curve([Run(run.study, best)]).divergence["best, held out"] == [0.5]
-
-
-def test_what_measures_different_things_is_not_compared() -> None:
-    run, other = fake_run(total=1), fake_run(FakeObjective(metric="flow"), total=1)
-    record = budget_curve([Run(run.study), Run(other.study)])
-    assert record.retain == {}
-    assert record.refusal.startswith("These runs differ in metric: their divergences measure")
-
-
-def test_other_samples_are_compared_with_a_remark() -> None:
-    run = fake_run(total=1)
-    other = fake_run(total=1, context=CONTEXT | {"calibration_sha256": "bead"})
-    record = budget_curve([Run(run.study), Run(other.study)])
-    assert record.retain["best"] == [0.25, 0.25]
-    assert "different calibration samples" in record.remark
-
-
-def test_the_best_of_each_run_stand_beside_each_other() -> None:
-    run, other = fake_run(total=6), fake_run(total=3)
-    runs = [Run(run.study), Run(other.study), Run(optuna.create_study(study_name="none"))]
-    names = ["fake (25.0%)", "fake (25.0%) #2"]
-    assert list(landscape.named(runs)) == [*names, "none"]
-    stairs = landscape.staircases(runs)
-    assert list(stairs.alive) == names
-    assert stairs.alive[names[1]] == staircase(other.study).alive["best"]
-    record = landscape.progress(runs)
-    assert record.best == {
-        name: history(r.study).best for name, r in zip(names, runs, strict=False)
-    }
-    drawn = landscape_figures.progress_figure(record).data
-    assert [trace.name for trace in drawn] == names and drawn[1].y == tuple(record.best[names[1]])
 
 
 def test_figures_draw_their_records(study: Study) -> None:
@@ -151,7 +98,3 @@ def test_figures_draw_their_records(study: Study) -> None:
     for group in GROUPS:
         assert len(drawn[group].x) == step * lines.group.count(group)
     assert list(drawn[GROUPS[0]].x[-step:-1]) == lines.place[0]  # the best is drawn last
-    curve = BudgetCurve({"best": [0.1, 0.1, 0.2]}, {"best": [3.0, 1.0, 0.5]}, {"best": ["a"] * 3})
-    points, line = landscape_figures.budget_figure(curve).data
-    assert points.y == (3.0, 1.0, 0.5)
-    assert line.x == (0.1, 0.2) and line.y == (2.0, 0.5)

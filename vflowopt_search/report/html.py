@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from io import BytesIO
 
@@ -61,3 +61,26 @@ def picture_of(webp: bytes, alt: str, width: int, height: int) -> str:
         f"<img alt='{escape(alt)}' width='{width}' height='{height}' "
         f"src='data:image/webp;base64,{data}'>"
     )
+
+
+def filled(columns: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table, without columns that nothing fills."""
+    filled = {name: cells for name, cells in columns.items() if any(cells)}
+    return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
+
+
+def percent(share: float | None) -> str:
+    """A share; nothing where there is none."""
+    return "" if share is None else f"{share:.1%}"
+
+
+def number(value: float | None) -> str:
+    """A measurement with four digits; nothing where there is none."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def size(count: float | None) -> str:
+    """So many bytes; nothing where it is not known."""
+    if count is None:
+        return ""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -14,11 +14,10 @@ from vflowopt_search.report.figures import (
 )
 from vflowopt_search.report.landscape import (
     GROUPS,
-    BudgetCurve,
     ParallelCoordinates,
-    Progress,
     Slice,
 )
+from vflowopt_search.report.several import BudgetCurve, Progress
 
 _SLICE_PIXELS = 240
 _AXIS_PIXELS = 46

@@ -15,9 +15,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from vflowopt_search.report.landscape import named
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.sections import TABS, Section, compared, sections
+from vflowopt_search.report.sections import TABS, Section, sections
+from vflowopt_search.report.several import named
+from vflowopt_search.report.several_sections import compared
 
 _HERE = Path(__file__).parent
 OVERLAY_BYTES = 4_000_000

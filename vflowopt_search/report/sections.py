@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -75,14 +75,6 @@ def sections(run: Run, overlay_bytes: int) -> Iterator[Section]:
     yield _overlays(run, overlay_bytes)
 
 
-def compared(runs: Sequence[Run]) -> Iterator[Section]:
-    """The parts about several runs."""
-    yield _table_of_runs(runs)
-    yield _budget(runs)
-    yield _staircases(runs)
-    yield _progress(runs)
-
-
 def _facts(run: Run) -> Section:
     command = f"<p class=label>Make it again:</p>{html.code(run.command)}" if run.command else ""
     return Section(
@@ -136,20 +128,15 @@ def _columns(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Head and cells of the table of results, without columns that nothing fills."""
     columns = {
         "strategy": ["best (found)" if row.name == FOUND else row.name for row in rows],
-        "tokens kept": [_percent(row.retained) for row in rows],
-        "divergence": [_number(row.divergence) for row in rows],
-        "held out": [_number(row.held_out) for row in rows],
-        "accuracy": [_percent(row.accuracy) for row in rows],
-        "accuracy kept": [_percent(row.accuracy_kept) for row in rows],
+        "tokens kept": [html.percent(row.retained) for row in rows],
+        "divergence": [html.number(row.divergence) for row in rows],
+        "held out": [html.number(row.held_out) for row in rows],
+        "accuracy": [html.percent(row.accuracy) for row in rows],
+        "accuracy kept": [html.percent(row.accuracy_kept) for row in rows],
         "speed-up": ["" if row.speedup is None else f"{row.speedup:.2f} x" for row in rows],
-        "KV cache": [_bytes(row.kv_bytes) for row in rows],
+        "KV cache": [html.size(row.kv_bytes) for row in rows],
     }
-    return _filled(columns)
-
-
-def _filled(columns: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    filled = {name: cells for name, cells in columns.items() if any(cells)}
-    return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
+    return html.filled(columns)
 
 
 def _history(run: Run) -> Section:
@@ -256,77 +243,3 @@ def _overlays(run: Run, allowance: int) -> Section:
         instead="None were recorded. A search records them at its end; of this run, "
         "vflowopt-search report RUN --model MODEL --calibration DATA records them now.",
     )
-
-
-def _table_of_runs(runs: Sequence[Run]) -> Section:
-    found = [
-        next((row for row in results(run) if row.name == FOUND), Result(FOUND)) for run in runs
-    ]
-    columns = {
-        "run": [run.name for run in runs],
-        "budget": [_percent(run.retain) for run in runs],
-        "seed": [run.context.get("seed", "") for run in runs],
-        "trials": [str(len(frames.history(run.study).trial)) for run in runs],
-        "divergence": [_number(row.divergence) for row in found],
-        "held out": [_number(row.held_out) for row in found],
-        "accuracy kept": [_percent(row.accuracy_kept) for row in found],
-        "best baseline": [_number(min(run.baselines.values(), default=None)) for run in runs],
-    }
-    return Section(
-        key="runs",
-        tab="compare",
-        title="The runs",
-        text="The best strategy of each.",
-        before=html.table(*_filled(columns)),
-    )
-
-
-def _budget(runs: Sequence[Run]) -> Section:
-    record = landscape.budget_curve(runs)
-    return Section(
-        key="budget",
-        tab="compare",
-        title="Divergence against budget",
-        text=f"What a token costs: a point for each run, a line through the medians. "
-        f"{record.remark}",
-        figures=[landscape_figures.budget_figure(record)] if record.retain else [],
-        instead=record.refusal or "No run has a best strategy yet.",
-    )
-
-
-def _staircases(runs: Sequence[Run]) -> Section:
-    record = landscape.staircases(runs)
-    return Section(
-        key="staircases",
-        tab="compare",
-        title="Where each budget goes",
-        text="Share of the visual tokens alive, layer by layer, under the best strategy of each.",
-        figures=[figures.staircase_figure(record)] if record.alive else [],
-        instead="No run has a best strategy yet.",
-    )
-
-
-def _progress(runs: Sequence[Run]) -> Section:
-    record = landscape.progress(runs)
-    return Section(
-        key="progress",
-        tab="compare",
-        title="How fast each search went",
-        text="The lowest divergence so far of a fully measured trial.",
-        figures=[landscape_figures.progress_figure(record)] if record.trial else [],
-        instead="No trial has been measured yet.",
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _bytes(count: float | None) -> str:
-    if count is None:
-        return ""
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
