@@ -10,6 +10,7 @@ import pytest
 from tests.fake_study import fake_run
 from vflowopt_search.report.facts import FOUND, Result, facts, results
 from vflowopt_search.report.runs import Run
+from vflowopt_search.trials import is_full, value_of
 
 SUMMARY: dict[str, Any] = {
     "trials": {"asked": 20},
@@ -30,18 +31,22 @@ def run() -> Run:
     return Run(outcome.study, outcome.best, {"random": 2.0}, summary=summary)
 
 
+def lowest(run: Run) -> float:
+    return min(value_of(trial) for trial in run.study.trials if is_full(trial))
+
+
 def test_results_hold_what_was_measured(run: Run) -> None:
     unpruned, found, random = results(run)
     assert unpruned == Result("unpruned", 1.0, 0.0, accuracy=0.9)
     assert found.name == FOUND and found.accuracy == 0.8 and found.retained == 0.25
-    assert found.divergence == run.study.best_value
+    assert found.divergence == lowest(run)
     assert random == Result("random", 0.25, 2.0, accuracy=0.5)
 
 
 def test_what_was_measured_of_an_earlier_best_is_not_told(run: Run) -> None:
     later = Run(run.study, run.strategy, summary=SUMMARY | {"best": {"trial": 99}})
     found = next(row for row in results(later) if row.name == FOUND)
-    assert found.accuracy is None and found.divergence == run.study.best_value
+    assert found.accuracy is None and found.divergence == lowest(run)
 
 
 def test_facts_tell_of_a_finished_run(run: Run) -> None:

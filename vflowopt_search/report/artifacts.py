@@ -13,10 +13,8 @@ from optuna.storages import BaseStorage
 from vflowopt_search import trials
 from vflowopt_search.objective import Objective
 from vflowopt_search.outcome import TrialReport, strategy_of
+from vflowopt_search.report.draw import draw_sample
 from vflowopt_search.report.frames import staircase
-from vflowopt_search.report.overlay import sample_panels, sheet
-from vflowopt_search.report.overlay_record import Role, save_overlays
-from vflowopt_search.report.overlay_recording import record_overlays
 from vflowopt_search.report.staircase_svg import staircase_svg
 
 
@@ -64,12 +62,7 @@ class BestPictures:
         if not self._objective.adapter.knows_grid:
             return [stairs]
         values = trials.measured(best)
-        worst: dict[int, Role] = {max(range(len(values)), key=lambda i: values[i]): "worst"}
-        overlays, pictures = record_overlays(
-            self._objective, strategy_of(best), values, roles=worst
-        )
-        save_overlays(overlays, pictures, folder)
-        [views] = [sample_panels(overlays, sample, folder) for sample in overlays.samples]
+        worst = max(range(len(values)), key=lambda sample: values[sample])
         overlay = folder / f"trial-{best.number:04}-overlay.png"
-        sheet(views[-1]).save(overlay)
+        draw_sample(self._objective, strategy_of(best), worst).save(overlay)
         return [stairs, overlay]

@@ -47,6 +47,8 @@ NO_GRID = (
     "drawn on it."
 )
 OnStep = Callable[[int, int], None]
+Divergences = Sequence[float] | Mapping[int, float]
+"""By the number of the sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ def chosen_roles(per_sample: Sequence[float], each: int = EACH_ROLE) -> dict[int
 def record_overlays(
     objective: Objective,
     strategy: Strategy,
-    per_sample: Sequence[float],
+    per_sample: Divergences,
     *,
     roles: Mapping[int, Role] | None = None,
     hardest: Sequence[int] = (),
@@ -90,12 +92,13 @@ def record_overlays(
     Args:
         objective: has the model and the samples.
         strategy: what is applied.
-        per_sample: its divergence on each calibration sample.
+        per_sample: its divergence on each calibration sample, or on those in `roles`.
         roles: which samples are looked at, and as what; some of each role when None.
         hardest: samples of which a thumbnail is wanted besides.
         on_step: called with (samples done, samples in total).
     """
-    roles = chosen_roles(per_sample) if roles is None else roles
+    if roles is None:
+        roles = chosen_roles([per_sample[sample] for sample in range(len(per_sample))])
     samples = objective.source.maps.samples
     pictures: dict[str, bytes] = {}
     found, knows_grid = [], objective.adapter.knows_grid
