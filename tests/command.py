@@ -52,10 +52,10 @@ class World(NamedTuple):
 
 
 def make_world(folder: Path) -> World:
-    """A tiny random LLaVA checkpoint, and six noise images with a question each."""
+    """A tiny random LLaVA checkpoint, and ten noise images with a question each."""
     rng = np.random.default_rng(0)
     lines = []
-    for number in range(6):
+    for number in range(10):
         name = f"{number}.png"
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / name)
         lines.append(json.dumps({"image": name, "question": f"how many objects is {number} ?"}))

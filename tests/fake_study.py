@@ -86,10 +86,10 @@ class FakeObjective:
     """Best at vision layer 4, one stage, no entropy; samples differ in how hard they are."""
 
     num_samples: int = 24
-    batch_size: int = 4
     metric: str = "last_token_cosine"
     delay: float = 0.0
     measured: int = field(default=0)
+    together: list[int] = field(default_factory=list)
 
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:
         time.sleep(self.delay)
@@ -100,6 +100,12 @@ class FakeObjective:
         seed = crc32(repr((strategy.importance, strategy.stages)).encode())
         noise = np.random.default_rng(seed).normal(0, 0.01, self.num_samples)
         return [0.05 + loss * (1 + sample / 10) + abs(float(noise[sample])) for sample in indices]
+
+    def measure_many(
+        self, strategies: Sequence[Strategy], indices: Sequence[int]
+    ) -> list[list[float]]:
+        self.together.append(len(strategies))
+        return [self.measure(strategy, indices) for strategy in strategies]
 
 
 def fake_space() -> BoundSpace:
@@ -143,5 +149,7 @@ def story(study: Study) -> list[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    journal, num_trials, seconds = sys.argv[1:]
-    fake_run(FakeObjective(delay=float(seconds)), journal, int(num_trials))
+    journal, num_trials, seconds, *size = sys.argv[1:]
+    together = int(size[0]) if size else 1
+    delayed = FakeObjective(delay=float(seconds))
+    fake_run(delayed, journal, int(num_trials), trials_per_batch=together)

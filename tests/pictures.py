@@ -1,19 +1,21 @@
-"""Draw the pictures of the README from the quickstart's committed result: `python -m tests.pictures`.
+"""Draw the README's pictures from the quickstart's committed result: `python -m tests.pictures`.
 
 Figures are those of the report, drawn by Chromium; overlays come from running the strategy.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 import plotly.graph_objects as go
+from PIL import Image
 
 from tests.browser import browser
-from vflowopt_search import Strategy, baseline_strategies, build_objective, draw_sample
+from vflowopt_search import Strategy, build_objective, draw_sample
 from vflowopt_search.budget import alive_ratios
 from vflowopt_search.calibration.choice import from_dataset
 from vflowopt_search.report import figures
@@ -24,8 +26,9 @@ from vflowopt_search.testbed.data import calibration_dataset
 
 DOCS = Path(__file__).parents[1] / "docs"
 QUICKSTART = studies_folder() / "quickstart"
+PLAIN = ("random", "uniform", "attention")
 SAMPLE = 0
-"""Of the quickstart's calibration set, drawn by its seed."""
+"""Among the first scenes of the calibration set."""
 SIZE = (760, 360)
 """Pixels, before the screen's own scale of 2."""
 
@@ -34,8 +37,15 @@ def overlay(strategy: Strategy, file: Path, samples: int = 8) -> None:
     """What the strategy leaves of a sample."""
     chosen = from_dataset(calibration_dataset(samples), name="testbed", num_samples=samples)
     objective = build_objective(load_model(), load_processor(), chosen, metric="total_variation")
-    picture = draw_sample(objective, strategy, SAMPLE, columns=7)
-    picture.save(file, optimize=True)
+    draw_sample(objective, strategy, SAMPLE, columns=7).save(file)
+    shrink(file)
+
+
+def shrink(file: Path) -> None:
+    """Fewer colours, so that a clone stays light."""
+    with Image.open(file) as picture:
+        few = picture.convert("RGB").quantize(160, dither=Image.Dither.NONE)
+    few.save(file, optimize=True)
 
 
 def staircase(strategy: Strategy) -> go.Figure:
@@ -51,6 +61,7 @@ def history() -> go.Figure:
     """The trials of the study."""
     table = pd.read_parquet(QUICKSTART / "trials.parquet")
     table = table[table["value"].notna()]
+    compared = json.loads((QUICKSTART / "summary.json").read_text("utf-8"))["comparison"]
     full = table["value"].where(table["outcome"] == "complete")
     record = History(
         trial=table["number"].tolist(),
@@ -58,6 +69,7 @@ def history() -> go.Figure:
         best=full.cummin().ffill().tolist(),
         outcome=table["outcome"].tolist(),
         label=table["textbook"].fillna("").tolist(),
+        baselines={row["name"]: row["divergence"] for row in compared if row["name"] in PLAIN},
     )
     return figures.history_figure(record)
 
@@ -73,6 +85,7 @@ def shoot(drawn: dict[str, go.Figure], folder: Path) -> None:
             figure.write_html(html, config={"displayModeBar": False}, post_script=ready)
             page.open(html)
             page.picture(folder / f"{name}.png", selector=".main-svg")
+            shrink(folder / f"{name}.png")
 
 
 def main(folder: Path) -> None:

@@ -15,7 +15,7 @@ from tests.families.saving import save_family
 from vflowopt_search import run_folder
 from vflowopt_search.adapters.registry import families
 from vflowopt_search.cli import doctor
-from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.pruning.single import PruningEngine
 
 SAVED = ["llava", "llava_onevision", "qwen2_5_vl", "internvl", "idefics3"]
 

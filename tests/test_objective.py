@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.deploy import pruned
 from vflowopt_search.divergence import METRICS
-from vflowopt_search.errors import DivergenceError, ModelError, UnsupportedError
+from vflowopt_search.errors import CacheError, DivergenceError, ModelError, UnsupportedError
 from vflowopt_search.evaluate import evaluate_accuracy
 from vflowopt_search.objective import Objective, build_objective
+from vflowopt_search.reference.shelf import GB, MemoryShelf
 from vflowopt_search.strategy import Importance, Recycling, Strategy
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -79,28 +83,65 @@ def test_batches_and_their_order_change_nothing(family: str) -> None:
 
 
 def test_maps_beyond_the_bound_are_computed_again_and_equal() -> None:
-    roomy, tight = objective_of("llava_onevision"), objective_of("llava_onevision")
-    tight.source.maps.limit_bytes = 3 * 5 * 16 * 16 * 4  # three samples' maps of one layer
+    roomy = objective_of("llava_onevision")
+    three_samples = 3 * 5 * 16 * 17 * 4 / GB  # the maps of one layer
+    tight = objective_of("llava_onevision", cache_gb=three_samples)
     strategy = full_strategy(roomy)
     expected = roomy.measure(strategy, EVERYONE)
     for _ in range(2):
         assert tight.measure(strategy, EVERYONE) == pytest.approx(expected, abs=1e-7)
-    assert tight.source.maps.held_bytes <= tight.source.maps.limit_bytes
-    assert roomy.source.maps.held_bytes > tight.source.maps.limit_bytes
+    few, many = tight.source.maps.shelf, roomy.source.maps.shelf
+    assert isinstance(few, MemoryShelf)
+    assert isinstance(many, MemoryShelf)
+    assert 0 < few.held_bytes <= few.limit_bytes < many.held_bytes
+
+
+def test_processes_and_runs_share_maps_and_features(tmp_path: Path) -> None:
+    """A second objective on the same cache, even of other questions, encodes nothing."""
+    first = objective_of("llava_onevision", cache=tmp_path)
+    expected = first.measure(full_strategy(first), EVERYONE)
+    assert first.measure(full_strategy(first), EVERYONE) == expected
+    fresh = objective_of("llava_onevision", cache=tmp_path)
+    with encoder_calls(fresh) as calls:
+        assert fresh.measure(full_strategy(fresh), EVERYONE) == expected
+    assert calls == []
+    assert fresh.reference.from_cache
+    again = replace(small_set(), samples=small_set().samples[::-1], sha256="reversed")
+    other = build_objective(
+        tiny_model("llava_onevision"), tiny_processor("llava_onevision"), again, cache=tmp_path
+    )
+    with encoder_calls(other) as calls:
+        assert other.measure(full_strategy(other), EVERYONE) == pytest.approx(
+            expected[::-1], abs=1e-6
+        )
+    assert calls == []
+
+
+def test_a_cache_that_is_too_small_says_how_much_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"take 0.0 GB, but the cache may hold 1e-06; allow more"):
+        objective_of("llava", cache=tmp_path, cache_gb=1e-6)
+    with pytest.raises(CacheError, match="may hold 0 GB, but must hold some"):
+        objective_of("llava", cache=tmp_path, cache_gb=0)
+
+
+@contextmanager
+def encoder_calls(objective: Objective) -> Iterator[list[int]]:
+    """Runs of the vision tower inside the block."""
+    runs: list[int] = []
+    hook = objective.adapter.vision_tower.register_forward_hook(lambda *_: runs.append(1))
+    yield runs
+    hook.remove()
 
 
 def test_the_vision_encoder_runs_once_for_all_trials() -> None:
     objective = objective_of("llava_onevision")
-    runs: list[int] = []
-    tower = objective.adapter.vision_tower
-    hook = tower.register_forward_hook(lambda *_: runs.append(1))
-    objective.measure(full_strategy(objective), EVERYONE)
-    first = len(runs)
-    for layer in range(4):
-        importance = Importance(vision_layer=layer)
-        objective.measure(strategy_of((0, 0.3), importance=importance), EVERYONE)
-    hook.remove()
-    assert first == len(runs) == 1
+    with encoder_calls(objective) as calls:
+        objective.measure(full_strategy(objective), EVERYONE)
+        first = len(calls)
+        for layer in range(4):
+            importance = Importance(vision_layer=layer)
+            objective.measure(strategy_of((0, 0.3), importance=importance), EVERYONE)
+    assert first == len(calls) == 1
 
 
 def test_a_number_that_is_not_finite_is_refused() -> None:
@@ -157,8 +198,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     hook = objective.adapter.backbone.register_forward_pre_hook(small_gpu, with_kwargs=True)
     limit = 2
     assert objective.measure(strategy, EVERYONE) == pytest.approx(expected, abs=1e-5)
-    assert sizes == [7, 3, 1, 2, 4, 2, 2]
-    limit = 0
+    assert sizes == [7, 4, 2, 2, 2, 1]  # and it is remembered what fits
+    limit, objective.room.most = 0, None
     with pytest.raises(ModelError, match=r"one sample .number 0. does not fit in memory"):
         objective.measure(strategy, EVERYONE)
     hook.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search import Strategy, pruned, search
 from vflowopt_search.calibration.encoding import encode
+from vflowopt_search.calibration.samples import without_images_of
 from vflowopt_search.errors import StudyError
+from vflowopt_search.objective import build_objective
 from vflowopt_search.outcome import TrialReport
 
 
@@ -50,3 +53,34 @@ def test_a_search_is_resumed_with_the_same_samples_only(tmp_path: Path) -> None:
     assert resumed.best.stages == whole.best.stages
     with pytest.raises(StudyError, match="was made with calibration_sha256"):
         search(model, processor, small_set(seed=2), retain=0.5, trials=4, storage=journal)
+
+
+def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) -> None:
+    model, processor, others = tiny_model("llava"), tiny_processor("llava"), small_set(5, seed=9)
+    journal = tmp_path / "study.journal"
+    found = search(
+        model, processor, small_set(), retain=0.5, trials=3, storage=journal, held_out=others
+    ).best.provenance
+    assert found is not None and found.objective is not None and found.calibration is not None
+    assert found.calibration.held_out == 5
+    objective = build_objective(model, processor, others)
+    best = search(model, processor, small_set(), retain=0.5, trials=3, storage=journal).best
+    assert best.provenance == found  # kept with the study
+    assert found.objective.held_out == pytest.approx(
+        sum(objective.measure(best, range(5))) / 5, abs=1e-6
+    )
+    grown = search(model, processor, small_set(), retain=0.5, trials=40, storage=journal).best
+    assert grown.provenance is not None and grown.provenance.objective is not None
+    assert grown.provenance.trial != found.trial
+    assert grown.provenance.objective.held_out is None  # another trial is the best now
+
+
+def test_samples_that_show_a_seen_image_are_not_held_out() -> None:
+    seen = small_set(3)
+    asked_again = [replace(sample, prompt="another question") for sample in seen.samples]
+    others = replace(small_set(5, seed=9), samples=(*asked_again, *small_set(5, seed=9).samples))
+    left = without_images_of(others, seen)
+    assert left is not None
+    assert left.samples == small_set(5, seed=9).samples
+    assert left.sha256 == small_set(5, seed=9).sha256
+    assert without_images_of(seen, seen) is None

@@ -17,8 +17,8 @@ from vflowopt_search.deploy import pruned
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.importance.signals import ProjectedAttention
 from vflowopt_search.pruning import forward, prefill
-from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.masks import LayerMasks
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck import check, inputs
 from vflowopt_search.selfcheck.check import check_model
 from vflowopt_search.selfcheck.report import Check, Report
@@ -234,7 +234,7 @@ def test_features_that_do_not_come_back_are_found(monkeypatch: pytest.MonkeyPatc
     )
     report = check_model(tiny("llava").model(), processor_of("llava"))
     failed = [c.name for c in report.checks if not c.passed]
-    assert failed == ["images encoded before: logits"]
+    assert failed == ["measured as in a search: logits"]
 
 
 def test_a_breakdown_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,8 +169,13 @@ def left_running(storage: InMemoryStorage, owner: str | None) -> optuna.Study:
     study = fake_run(storage=storage, total=3).study
     trial = study.ask()
     if owner is not None:
-        trial.set_user_attr(trials.OWNER, owner)
+        measured_by(owner, trial)
     return study
+
+
+def measured_by(owner: str, trial: optuna.Trial) -> None:
+    trial.set_user_attr(trials.OWNER, owner)
+    trial.set_user_attr(trials.BEGUN, True)
 
 
 def test_a_dead_processs_trial_is_tried_again_a_living_ones_not(dead: str, alive: str) -> None:
@@ -199,7 +204,7 @@ def test_a_trial_that_kills_its_process_again_and_again_fails(dead: str) -> None
     study = left_running(storage, dead)
     for _ in range(MAX_DEATHS - 1):
         recover(study, storage)
-        study.ask().set_user_attr(trials.OWNER, dead)
+        measured_by(dead, study.ask())
     recover(study, storage)
     assert [trials.outcome_of(trial) for trial in study.trials[3:]] == [
         *["abandoned"] * (MAX_DEATHS - 1),

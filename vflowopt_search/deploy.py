@@ -6,7 +6,7 @@ with pruned(model, Strategy.load("strategy.json")) as applied:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.budget import check_claim
 from vflowopt_search.errors import UnsupportedError
-from vflowopt_search.pruning.engine import PruningEngine
+from vflowopt_search.pruning.engine import Engine
+from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import ENGINE, refuse_if_pruned
 from vflowopt_search.pruning.record import Applied, LastPrefill
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
 
@@ -49,18 +51,27 @@ def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applie
 def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[PruningEngine]:
     """As `pruned`, but yields the engine itself, for callers that bring their own signals."""
     strategy = strategy if isinstance(strategy, Strategy) else Strategy.load(strategy)
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper and it are one model
-    identity = identity_of(model)
-    strategy.check_fits(identity)
-    check_claim(strategy, identity.decoder_layers)
-    refuse_if_pruned(model)
-    adapter = _checked(model, strategy)
-    require_checked(adapter)
-    engine = PruningEngine(adapter, strategy, Applied())
+    engine = PruningEngine(_ready(model, [strategy]), strategy, Applied())
+    with _attached(engine):
+        yield engine
+
+
+@contextmanager
+def attached_together(model: nn.Module, strategies: Sequence[Strategy]) -> Iterator[MixedEngine]:
+    """As `attached_engine`, with rows of several strategies in one batch; nothing is generated."""
+    engine = MixedEngine(_ready(model, strategies), strategies)
+    with _attached(engine):
+        yield engine
+
+
+@contextmanager
+def _attached(engine: Engine) -> Iterator[None]:
+    """Hooks on, and the model marked as pruned, inside the `with` block."""
+    model = engine.anatomy.model
     with engine.attached():
         object.__setattr__(model, ENGINE, engine)
         try:
-            yield engine
+            yield
         finally:
             object.__delattr__(model, ENGINE)
 
@@ -89,9 +100,23 @@ def prune(model: nn.Module, strategy: Strategy | str | Path) -> Handle:
         return Handle(stack.pop_all(), applied)
 
 
-def _checked(model: nn.Module, strategy: Strategy) -> Adapter:
-    """The model's adapter, once it is clear that the strategy asks nothing it cannot do."""
+def _ready(model: nn.Module, strategies: Sequence[Strategy]) -> Adapter:
+    """The model's adapter, once it is clear that all of this can be done on it."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper and it are one model
+    identity = identity_of(model)
+    for strategy in strategies:
+        strategy.check_fits(identity)
+        check_claim(strategy, identity.decoder_layers)
+    refuse_if_pruned(model)
     adapter = adapter_for(model)
+    for strategy in strategies:
+        _check(adapter, strategy)
+    require_checked(adapter)
+    return adapter
+
+
+def _check(adapter: Adapter, strategy: Strategy) -> None:
+    """Raise UnsupportedError where a strategy asks for what a model cannot do."""
     wanted = {stage.score or strategy.importance.score for stage in strategy.stages}
     missing = sorted(wanted - set(adapter.family.scores))
     if missing:
@@ -113,7 +138,6 @@ def _checked(model: nn.Module, strategy: Strategy) -> Adapter:
         )
     if not adapter.knows_grid:
         _refuse_grids(strategy, adapter.model_type)
-    return adapter
 
 
 def _refuse_grids(strategy: Strategy, model_type: str) -> None:

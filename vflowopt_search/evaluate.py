@@ -21,11 +21,12 @@ from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import attached_engine
 from vflowopt_search.errors import CalibrationError
-from vflowopt_search.objective import MAPS_BYTES, SignalSource
+from vflowopt_search.objective import SignalSource
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress, prepare
 from vflowopt_search.reference.prepared import batches
+from vflowopt_search.reference.shelf import GB, MEMORY_GB, MemoryShelf
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
 
@@ -95,7 +96,8 @@ def evaluate_accuracy(
     require_checked(adapter, processor)
     pixels = pixel_scale(processor) if adapter.knows_grid else None
     prepared = prepare(adapter, processor, samples, pixels)
-    maps = AttentionMaps(adapter, processor, samples, prepared, limit_bytes=MAPS_BYTES)
+    shelf = MemoryShelf(round(GB * MEMORY_GB))
+    maps = AttentionMaps(adapter, processor, samples, prepared, shelf)
     source = SignalSource(prepared, maps)
     size = min(batch_size, prepared.batch_size())
     results, done, total = {}, 0, len(samples) * len(strategies)

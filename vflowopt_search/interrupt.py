@@ -31,11 +31,6 @@ class Interruptible:
         return self._objective.num_samples
 
     @property
-    def batch_size(self) -> int:
-        """How many are measured together."""
-        return self._objective.batch_size
-
-    @property
     def metric(self) -> str:
         """Name of the divergence."""
         return self._objective.metric
@@ -44,6 +39,15 @@ class Interruptible:
         """Divergence of each of these samples."""
         self._stop_if_pressed()
         values = self._objective.measure(strategy, indices)
+        self._stop_if_pressed()
+        return values
+
+    def measure_many(
+        self, strategies: Sequence[Strategy], indices: Sequence[int]
+    ) -> Sequence[Sequence[float]]:
+        """Divergence of each of these samples under each strategy."""
+        self._stop_if_pressed()
+        values = self._objective.measure_many(strategies, indices)
         self._stop_if_pressed()
         return values
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from vflowopt_search import __version__, trials
 from vflowopt_search.budget import mean_retained
+from vflowopt_search.errors import StudyError
 from vflowopt_search.strategy import (
     Budget,
     CalibrationIdentity,
@@ -20,7 +21,14 @@ from vflowopt_search.strategy import (
     Provenance,
     Strategy,
 )
-from vflowopt_search.trials import Outcome, best_full, num_counted, outcome_of, value_of
+from vflowopt_search.trials import (
+    Outcome,
+    best_full,
+    num_counted,
+    outcome_of,
+    rescored_of,
+    value_of,
+)
 
 CONTEXT = "context"
 """Study attribute: all that the results depend on; a study is resumed with the same only."""
@@ -133,6 +141,26 @@ def strategy_of(trial: FrozenTrial) -> Strategy:
     return Strategy.loads(trial.user_attrs[trials.STRATEGY], f"trial {trial.number}")
 
 
+def claim_context(study: Study, given: Mapping[str, str]) -> None:
+    """Write what a new study depends on; refuse another one for an old study.
+
+    Raises:
+        StudyError: the study was made in another context.
+    """
+    if not study.get_trials(deepcopy=False):
+        study.set_user_attr(CONTEXT, dict(given))
+        study.set_user_attr(VERSIONS, versions())
+        return
+    stored = study.user_attrs.get(CONTEXT, {})
+    for field in sorted({*stored, *given}):
+        if stored.get(field) != given.get(field):
+            raise StudyError(
+                f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
+                f"resumed with {given.get(field)!r}; give the same, or another output folder for "
+                f"a new study"
+            )
+
+
 def versions() -> dict[str, str]:
     """The packages that results depend on."""
     others = {name: version(name) for name in ("optuna", "torch", "transformers")}
@@ -148,22 +176,28 @@ def _budget(strategy: Strategy) -> Budget | None:
 def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
     context = study.user_attrs.get(CONTEXT, {})
     assert trial.datetime_complete is not None  # it is complete
+    rescored = rescored_of(study, trial)
     return Provenance(
         study=study.study_name,
         trial=trial.number,
-        objective=Objective(divergence=trial.value, metric=context["metric"]),
-        calibration=_calibration(context),
+        objective=Objective(
+            divergence=trial.value,
+            metric=context["metric"],
+            held_out=None if rescored is None else rescored.divergence,
+        ),
+        calibration=_calibration(context, None if rescored is None else rescored.samples),
         versions=study.user_attrs.get(VERSIONS, {}),
         # Optuna's times are local and without a zone.
         created=trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _calibration(context: Mapping[str, Any]) -> CalibrationIdentity | None:
+def _calibration(context: Mapping[str, Any], held_out: int | None) -> CalibrationIdentity | None:
     if "calibration_sha256" not in context:
         return None
     return CalibrationIdentity(
         name=context.get("calibration", ""),
         samples=int(context["samples"]),
         sha256=context["calibration_sha256"],
+        held_out=held_out,
     )

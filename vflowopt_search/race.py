@@ -1,22 +1,22 @@
-"""One trial: a strategy is drawn, and measured on calibration samples until it is hopeless."""
+"""Trials of one round: each draws a strategy, and all are measured until they are hopeless."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from math import fsum
-from types import TracebackType
+from dataclasses import dataclass, field
+from math import ceil, fsum
 from typing import Any, Protocol
 
+import optuna
 from optuna import Study, Trial
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from vflowopt_search import trials
+from vflowopt_search.errors import DivergenceError, VFlowOptError
 from vflowopt_search.processes import this_process
 from vflowopt_search.sampling import SlotSampler, sample_order
 from vflowopt_search.strategy import Strategy
@@ -27,15 +27,11 @@ _SLOW_SAMPLES = 13
 
 
 class MeasuresStrategies(Protocol):
-    """What a study minimises: the divergence of a strategy on numbered calibration samples."""
+    """What a study minimises: the divergence of strategies on numbered calibration samples."""
 
     @property
     def num_samples(self) -> int:
         """How many calibration samples there are."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many samples are measured together."""
 
     @property
     def metric(self) -> str:
@@ -43,6 +39,15 @@ class MeasuresStrategies(Protocol):
 
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> Sequence[float]:
         """Divergence of each of these samples, lower is better.
+
+        Raises:
+            DivergenceError: one of them is not finite.
+        """
+
+    def measure_many(
+        self, strategies: Sequence[Strategy], indices: Sequence[int]
+    ) -> Sequence[Sequence[float]]:
+        """For each strategy what `measure` gives.
 
         Raises:
             DivergenceError: one of them is not finite.
@@ -59,22 +64,54 @@ class DrawsStrategies(Protocol):
         """Named assignments to try first."""
 
 
+@dataclass(eq=False)
+class Runner:
+    """A trial on its way.
+
+    Attributes:
+        trial: Optuna's.
+        slot: its place in the study.
+        strategy: what it measures.
+        seen: divergence of each sample measured, by its number.
+        seconds: its share of the time that this took.
+        failure: why there will be no value.
+    """
+
+    trial: Trial
+    slot: int
+    strategy: Strategy
+    seen: dict[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    failure: VFlowOptError | None = None
+
+    @property
+    def value(self) -> float:
+        """Mean divergence over the samples seen."""
+        return fsum(self.seen.values()) / len(self.seen)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a process ended while it measured this strategy, perhaps because of it."""
+        return int(self.trial.user_attrs.get(trials.DEATHS, 0)) > 0
+
+
 @dataclass(frozen=True)
 class Race:
-    """Measures one trial; what Optuna's `optimize` calls.
+    """Draws strategies for trials, and measures those of a round together.
 
-    With racing, samples come in an order of the trial's own, and after each batch the pruner
-    compares them, sample by sample, with the best trial. A trial that it stops has the mean of
-    the samples seen as its value (search.md), and remains marked as partly measured.
+    With racing, samples come in an order of the round's own, and every `race_step` of them the
+    pruner compares each trial, sample by sample, with the best one from before the round. A trial
+    that it stops has the mean of the samples seen as its value (search.md), and remains marked as
+    partly measured; the others go on.
 
     Args:
         objective: what is minimised.
         space: what is searched.
-        sampler: knows the slot of the trial.
+        sampler: knows the slot of the trial that was asked last.
         name: of the study; strategies are called after it.
         retain: budget of every strategy.
         seed: the study's seed.
-        racing: whether hopeless trials are stopped.
+        trials_per_batch: trials of a round.
     """
 
     objective: MeasuresStrategies
@@ -83,21 +120,10 @@ class Race:
     name: str
     retain: float
     seed: int
-    racing: bool
+    trials_per_batch: int = 1
 
-    def __call__(self, trial: Trial) -> float:
-        """Mean divergence over the samples seen."""
-        with _ReasonKept(trial):
-            strategy = self._draw(trial)
-            start = time.perf_counter()
-            seen = self._measure(trial, strategy)
-            trial.set_user_attr(trials.SECONDS, round(time.perf_counter() - start, 6))
-            samples = range(self.objective.num_samples)
-            trial.set_user_attr(trials.PER_SAMPLE, [seen.get(sample) for sample in samples])
-            trial.set_user_attr(trials.SAMPLES_SEEN, len(seen))
-            return fsum(seen.values()) / len(seen)
-
-    def _draw(self, trial: Trial) -> Strategy:
+    def enter(self, trial: Trial) -> Runner:
+        """Draw the strategy of the trial that was asked last."""
         slot = self.sampler.slot
         trial.set_user_attr(trials.OWNER, this_process())
         trial.set_user_attr(trials.SLOT, slot)
@@ -106,21 +132,57 @@ class Race:
             trial.set_user_attr(trials.TEXTBOOK, textbook[slot])
         strategy = self.space.suggest(trial, self.retain, name=f"{self.name}-{slot}")
         trial.set_user_attr(trials.STRATEGY, strategy.to_json())
-        return strategy
+        return Runner(trial, slot, strategy)
 
-    def _measure(self, trial: Trial, strategy: Strategy) -> dict[int, float]:
-        """Divergence of each sample seen, by its number."""
-        order = sample_order(self.objective.num_samples, self.seed, self.sampler.slot)
-        batch_size = self.objective.batch_size
-        seen: dict[int, float] = {}
-        for start in range(0, len(order), batch_size):
-            if seen and self.racing and trial.should_prune():
+    def run(self, study: Study, runners: Sequence[Runner]) -> None:
+        """Measure runners of one round together, each until it is hopeless or done.
+
+        Raises:
+            VFlowOptError: one of them cannot be measured for another reason than its divergence,
+                and `failure` says which.
+        """
+        for runner in runners:
+            runner.trial.set_user_attr(trials.BEGUN, True)
+        first = min(runner.slot for runner in runners) // self.trials_per_batch
+        first *= self.trials_per_batch
+        rival = _rival(study, range(first, first + self.trials_per_batch))
+        order = sample_order(self.objective.num_samples, self.seed, first)
+        step, going = race_step(len(order)), list(runners)
+        for start in range(0, len(order), step):
+            going = [runner for runner in going if not _hopeless(study.pruner, rival, runner)]
+            if not going:
                 break
-            batch = order[start : start + batch_size]
-            for sample, value in zip(batch, self.objective.measure(strategy, batch), strict=True):
-                trial.report(value, step=sample)
-                seen[sample] = value
-        return seen
+            going = self._measure(going, order[start : start + step])
+
+    def _measure(self, runners: list[Runner], samples: Sequence[int]) -> list[Runner]:
+        """Measure these samples; returns the runners that did not fail."""
+        start = time.perf_counter()
+        try:
+            found = self.objective.measure_many([each.strategy for each in runners], samples)
+        except VFlowOptError as error:
+            if len(runners) == 1:
+                runners[0].failure = error
+                if not isinstance(error, DivergenceError):
+                    raise
+                return []
+            found = None
+        if found is None:  # one by one it shows whose error it was
+            return [left for each in runners for left in self._measure([each], samples)]
+        share = (time.perf_counter() - start) / len(runners)
+        for runner, values in zip(runners, found, strict=True):
+            runner.seconds += share
+            for sample, value in zip(samples, values, strict=True):
+                runner.trial.report(value, step=sample)
+                runner.seen[sample] = value
+        return runners
+
+
+def race_step(num_samples: int) -> int:
+    """Samples between two looks at whether a trial is hopeless.
+
+    Of nothing else, so that a study does not depend on how many samples fit in memory.
+    """
+    return max(8, ceil(num_samples / 8))
 
 
 def stopping_rule(*, racing: bool) -> BasePruner:
@@ -154,19 +216,24 @@ class _QuickWilcoxonPruner(WilcoxonPruner):
         return super().prune(study, trial)
 
 
-class _ReasonKept(AbstractContextManager[None]):
-    """Writes down why a trial ends without a value; lets every error through."""
+def _rival(study: Study, slots: range) -> Study:
+    """A study of the best trial only; those of the round, in `slots`, are not among its rivals.
 
-    def __init__(self, trial: Trial) -> None:
-        self._trial = trial
+    Where a killed round goes on, some of them may be finished: what they are compared with must
+    not depend on that.
+    """
+    others = (
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.user_attrs.get(trials.SLOT) not in slots
+    )
+    alone = optuna.create_study(direction="minimize")
+    best = best_full(others)
+    if best is not None:
+        alone.add_trial(best)
+    return alone
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            self._trial.set_user_attr(trials.ABANDONED, "interrupted")
-        elif isinstance(error, Exception):
-            self._trial.set_user_attr(trials.FAILURE, f"{type(error).__name__}: {error}"[:500])
+
+def _hopeless(pruner: BasePruner, rival: Study, runner: Runner) -> bool:
+    state = TrialState.RUNNING
+    return pruner.prune(rival, optuna.create_trial(state=state, intermediate_values=runner.seen))

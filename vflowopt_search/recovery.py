@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
 
 from optuna import Study
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vflowopt_search.processes import is_alive, is_gone, this_process
 from vflowopt_search.trials import (
     ABANDONED,
+    BEGUN,
     DEATHS,
     FAILURE,
     OWNER,
@@ -19,6 +23,7 @@ from vflowopt_search.trials import (
     STRATEGY,
     TEXTBOOK,
     outcome_of,
+    slot_of,
 )
 
 SIGNING_SECONDS = 2.0
@@ -45,6 +50,22 @@ def recover(study: Study, storage: BaseStorage) -> None:
             _enqueue_again(study, trial)
 
 
+class Recovering(AbstractContextManager[None]):
+    """Leaves no trial of this process running when an error or Ctrl-C ends the `with` block."""
+
+    def __init__(self, study: Study, storage: BaseStorage) -> None:
+        self._study, self._storage = study, storage
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            recover(self._study, self._storage)
+
+
 def num_running_elsewhere(study: Study) -> int:
     """How many trials other living processes of this host have in hand."""
     owners = [trial.user_attrs.get(OWNER, "") for trial in _running(study)]
@@ -67,22 +88,31 @@ def _is_left_behind(study: Study, trial: FrozenTrial) -> bool:
 
 def _close(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:
     died = trial.user_attrs.get(OWNER) != this_process()
-    deaths = trial.user_attrs.get(DEATHS, 0) + died
+    deaths = trial.user_attrs.get(DEATHS, 0) + (died and BEGUN in trial.user_attrs)
     storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
     if deaths >= MAX_DEATHS:
         reason = f"{deaths} processes died while they measured this strategy"
         storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
     else:
         reason = "its process died" if died else "interrupted"
+        reason = trial.user_attrs.get(ABANDONED, reason)
         storage.set_trial_user_attr(trial._trial_id, ABANDONED, reason)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _enqueue_again(study: Study, trial: FrozenTrial) -> None:
-    kept = {
-        key: trial.user_attrs[key] for key in (SLOT, TEXTBOOK, DEATHS) if key in trial.user_attrs
-    }
+    kept = {key: trial.user_attrs[key] for key in (TEXTBOOK, DEATHS) if key in trial.user_attrs}
+    kept[SLOT] = slot_of(study, trial)
     # With half of the parameters the other half would be drawn from another place of the
     # random stream; with none, the slot's seed draws the same ones again.
-    params = trial.params if STRATEGY in trial.user_attrs else {}
-    study.enqueue_trial(dict(params), user_attrs={**kept, RETRY_OF: trial.number})
+    again: dict[str, Any] = {"fixed_params": trial.system_attrs.get("fixed_params", {})}
+    if STRATEGY in trial.user_attrs:
+        # what the sampler noted is what later trials of its round were drawn by
+        again = {**trial.system_attrs, "fixed_params": dict(trial.params)}
+    study.add_trial(  # as `enqueue_trial` does, which takes no notes
+        create_trial(
+            state=TrialState.WAITING,
+            system_attrs=again,
+            user_attrs={**kept, RETRY_OF: trial.number},
+        )
+    )

@@ -86,10 +86,12 @@ class SlotSampler(BaseSampler):
         with warnings.catch_warnings():
             # `group` and `deterministic_objective` are experimental in Optuna 5.0.
             warnings.simplefilter("ignore", ExperimentalWarning)
+            # A constant liar takes the trials that run, of a round or of other workers, for bad
+            # ones, and so keeps away from them.
             if self._name == "tpe":
-                return TPESampler(seed=seed, multivariate=False)
+                return TPESampler(seed=seed, multivariate=False, constant_liar=True)
             if self._name == "tpe-multivariate":
-                return TPESampler(seed=seed, multivariate=True, group=True)
+                return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
             if self._name == "gp":
                 return GPSampler(
                     seed=seed, deterministic_objective=True, warn_independent_sampling=False
@@ -98,6 +100,6 @@ class SlotSampler(BaseSampler):
 
 
 def sample_order(num_samples: int, seed: int, slot: int) -> list[int]:
-    """The order in which the trial of a slot sees the calibration samples."""
+    """The order in which the round whose first slot this is sees the calibration samples."""
     # The third number keeps this stream apart from the sampler's.
     return [int(sample) for sample in default_rng([seed, slot, 1]).permutation(num_samples)]

@@ -124,16 +124,17 @@ class Objective(StrategyPart):
     metric: Annotated[str, Field(min_length=1)]
     """Name of the divergence."""
     held_out: float | None = None
-    """Mean divergence on the held-out half, which the search did not see."""
+    """The same mean on samples that the search did not see."""
 
 
 class CalibrationIdentity(StrategyPart):
-    """The samples that the search looked at, and how many more were held out from it."""
+    """The samples that the search looked at."""
 
     name: str
     samples: Annotated[int, Field(ge=1)]
     sha256: str
-    held_out: Annotated[int, Field(ge=0)] | None = None
+    held_out: Annotated[int, Field(ge=1)] | None = None
+    """Other samples, on which only the best strategy was measured."""
 
 
 class Provenance(StrategyPart):

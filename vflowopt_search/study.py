@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna import Study
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial
 
-from vflowopt_search import trials
-from vflowopt_search.errors import DivergenceError, StudyError
+from vflowopt_search.errors import StudyError
 from vflowopt_search.interrupt import interruptible
 from vflowopt_search.outcome import (
-    CONTEXT,
-    VERSIONS,
     StudyOutcome,
-    TrialReport,
+    claim_context,
     outcome_of_study,
-    report_of,
-    versions,
 )
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
-from vflowopt_search.recovery import num_running_elsewhere, recover
+from vflowopt_search.recovery import Recovering, recover
+from vflowopt_search.rescoring import needs_rescoring, rescore
+from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.storage import open_storage
@@ -35,8 +32,6 @@ from vflowopt_search.strategy import ModelIdentity, Strategy
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
-
-OnTrial = Callable[[TrialReport], None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,8 @@ class StudySettings:
         racing: stop a trial that is surely worse than the best before all samples are measured.
         sampler: `tpe`; `gp` for few, full measurements (parameters that not every trial has are
             drawn at random); `tpe-multivariate` and `random` for comparison.
+        trials_per_batch: how many trials are drawn before any of them is measured, and then
+            measured together; this fills a GPU with a small model.
 
     Raises:
         StudyError: a value is out of range.
@@ -62,6 +59,7 @@ class StudySettings:
     seed: int = 0
     racing: bool = True
     sampler: SamplerName = "tpe"
+    trials_per_batch: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.retain <= 1:
@@ -70,6 +68,11 @@ class StudySettings:
             raise StudyError(f"trials is {self.trials} but must be at least 1; ask for more")
         if self.seed < 0:
             raise StudyError(f"seed is {self.seed} but must not be negative; give another")
+        if self.trials_per_batch < 1:
+            raise StudyError(
+                f"trials_per_batch is {self.trials_per_batch} but must be at least 1; 1 measures "
+                f"one strategy at a time"
+            )
 
 
 def run_study(
@@ -98,20 +101,27 @@ def run_study(
         StudyError: the storage cannot be opened, or its study was made in another context.
     """
     sampler = SlotSampler(settings.sampler, settings.seed, list(space.textbook().values()))
-    race = Race(
-        objective, space, sampler, settings.name, settings.retain, settings.seed, settings.racing
-    )
     with _quiet_optuna():
         opened = open_storage(storage)
         study = _open_study(opened, settings, sampler)
-        _claim_context(study, {**(context or {}), **_own_context(objective, settings)})
+        claim_context(study, {**(context or {}), **_own_context(objective, settings)})
         recover(study, opened)
-        with interruptible(objective) as stoppable:
-            raced = replace(race, objective=stoppable)
-            interrupted = _run_trials(study, raced, settings.trials, on_trial) or stoppable.pressed
-        if interrupted:
-            recover(study, opened)
-    return outcome_of_study(study, settings.trials, interrupted=interrupted)
+        interrupted = False
+        try:
+            with interruptible(objective) as stoppable, Recovering(study, opened):
+                race = Race(
+                    stoppable,
+                    space,
+                    sampler,
+                    settings.name,
+                    settings.retain,
+                    settings.seed,
+                    settings.trials_per_batch,
+                )
+                Rounds(study, opened, race, settings.trials, on_trial).run()
+        except KeyboardInterrupt:
+            interrupted = True
+    return outcome_of_study(study, settings.trials, interrupted=interrupted or stoppable.pressed)
 
 
 def study_context(
@@ -180,7 +190,10 @@ def search(
     storage: str | Path | BaseStorage | None = None,
     metric: str = "last_token_cosine",
     batch_size: int | None = None,
+    trials_per_batch: int = 1,
     cache: Path | None = None,
+    cache_gb: float | None = None,
+    held_out: CalibrationSet | None = None,
     sampler: SamplerName = "tpe",
     racing: bool = True,
     name: str = "search",
@@ -198,8 +211,12 @@ def search(
         seed: of everything random.
         storage: path of a journal file or a database URL to resume from; None keeps no file.
         metric: name of the divergence.
-        batch_size: samples measured together; None chooses.
+        batch_size: samples measured together, of each strategy; None chooses.
+        trials_per_batch: strategies measured together; more fill a GPU with a small model.
         cache: folder for what does not depend on the trial; None keeps it in memory.
+        cache_gb: bound on that (see `build_objective`).
+        held_out: other samples, on which the best strategy is measured at the end; its file then
+            states both divergences.
         sampler: `tpe`, `gp` or `random`.
         racing: stop hopeless trials early.
         name: of the study and of the strategy.
@@ -211,13 +228,20 @@ def search(
     from vflowopt_search.objective import build_objective  # torch: only a search needs it
 
     chosen = SearchSpace.load(space)
-    objective = build_objective(
-        model, processor, calibration, metric=metric, batch_size=batch_size, cache=cache
+    build = partial(
+        build_objective,
+        model,
+        processor,
+        metric=metric,
+        batch_size=batch_size,
+        cache=cache,
+        cache_gb=cache_gb,
     )
+    objective = build(calibration)
     outcome = run_study(
         objective,
         chosen.bind(objective.facts),
-        StudySettings(name, retain, trials, seed, racing, sampler),
+        StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch),
         storage=InMemoryStorage() if storage is None else storage,
         context={
             **study_context(objective.facts.identity, calibration, chosen),
@@ -225,29 +249,10 @@ def search(
         },
         on_trial=on_trial,
     )
+    if held_out is not None and outcome.finished and needs_rescoring(outcome.study):
+        rescore(outcome.study, build(held_out), held_out.sha256)
+        outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)
-
-
-def _run_trials(study: Study, race: Race, total: int, on_trial: OnTrial | None) -> bool:
-    """Run what is left; whether Ctrl-C ended it."""
-
-    def tell(study: Study, trial: FrozenTrial) -> None:
-        if on_trial is not None:
-            on_trial(report_of(study, trial, total))
-
-    try:
-        # One at a time, for the total is over all runs and workers. Not ask and tell: a
-        # database's heartbeat comes with `optimize` only.
-        while _num_begun(study) < total:
-            study.optimize(race, n_trials=1, catch=(DivergenceError,), callbacks=[tell])
-    except KeyboardInterrupt:
-        return True
-    return False
-
-
-def _num_begun(study: Study) -> int:
-    counted = trials.num_counted(study.get_trials(deepcopy=False))
-    return counted + num_running_elsewhere(study)
 
 
 def _open_study(storage: BaseStorage, settings: StudySettings, sampler: SlotSampler) -> Study:
@@ -269,23 +274,8 @@ def _own_context(objective: MeasuresStrategies, settings: StudySettings) -> dict
         "seed": str(settings.seed),
         "racing": str(settings.racing),
         "sampler": settings.sampler,
+        "trials_per_batch": str(settings.trials_per_batch),
     }
-
-
-def _claim_context(study: Study, given: Mapping[str, str]) -> None:
-    """Write what a new study depends on; refuse another one for an old study."""
-    if not study.get_trials(deepcopy=False):
-        study.set_user_attr(CONTEXT, dict(given))
-        study.set_user_attr(VERSIONS, versions())
-        return
-    stored = study.user_attrs.get(CONTEXT, {})
-    for field in sorted({*stored, *given}):
-        if stored.get(field) != given.get(field):
-            raise StudyError(
-                f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
-                f"resumed with {given.get(field)!r}; give the same, or another output folder for "
-                f"a new study"
-            )
 
 
 @contextmanager

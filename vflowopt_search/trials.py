@@ -8,6 +8,7 @@ it does not count and another trial takes its slot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
@@ -33,8 +34,13 @@ ABANDONED = "abandoned"
 """Why the trial stopped without a fault of its own; such a trial does not count."""
 RETRY_OF = "retry_of"
 """Number of the abandoned trial that this one replaces."""
+BEGUN = "begun"
+"""Present once its measurement began; trials of a round may wait for each other."""
 DEATHS = "deaths"
-"""How many processes died while they measured these parameters."""
+"""How many measurements of these parameters ended with their process, or took others with them."""
+
+RESCORED = "rescored"
+"""Study attribute: a best trial's number, and its mean divergence on held-out samples."""
 
 Outcome = Literal["complete", "stopped", "failed", "abandoned", "running", "waiting"]
 """`stopped`: racing saw early that it is worse than the best, and its value is a partial mean."""
@@ -94,18 +100,42 @@ def best_full(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     )
 
 
+@dataclass(frozen=True)
+class Rescored:
+    """The best strategy on samples that no trial saw.
+
+    Args:
+        divergence: mean over them.
+        samples: how many.
+        sha256: their fingerprint.
+    """
+
+    divergence: float
+    samples: int
+    sha256: str
+
+
+def rescored_of(study: Study, best: FrozenTrial) -> Rescored | None:
+    """What was measured for this very trial on held-out samples; None when nothing was."""
+    stored = dict(study.user_attrs.get(RESCORED, {}))
+    return Rescored(**stored) if stored.pop("trial", None) == best.number else None
+
+
 def finished(study: Study) -> Sequence[FrozenTrial]:
     """All trials that ended, in the order in which they were made."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
 def slot_of(study: Study, trial: FrozenTrial) -> int:
-    """Place of a trial in its study, not counting abandoned ones.
+    """Place of a trial in its study, where one that replaces another has the same.
 
     With it, and not with the number, whatever is random in a trial is seeded: so an interrupted
     and resumed study is the same as an uninterrupted one.
     """
     if SLOT in trial.user_attrs:
         return int(trial.user_attrs[SLOT])
-    earlier = (other for other in finished(study) if other.number < trial.number)
-    return trial.number - sum(outcome_of(other) == "abandoned" for other in earlier)
+    last = -1
+    for earlier in study.get_trials(deepcopy=False)[: trial.number]:
+        # a process may have died before it wrote the slot
+        last = max(last, int(earlier.user_attrs.get(SLOT, last + 1)))
+    return last + 1

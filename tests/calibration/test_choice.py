@@ -33,6 +33,15 @@ def test_more_samples_extend_the_choice() -> None:
     assert [s.id for s in few] == [s.id for s in many][:4]
 
 
+def test_passing_over_those_of_another_choice_gives_the_ones_behind_them() -> None:
+    whole = [sample.id for sample in choose(table(), num_samples=9).samples]
+    for skip in range(9):
+        rest = choose(table(), num_samples=9 - skip, skip=skip).samples
+        assert [sample.id for sample in rest] == whole[skip:]
+    with pytest.raises(CalibrationError, match="has no usable row left"):
+        choose(table(), num_samples=3, skip=NUM)
+
+
 def test_rows_added_later_do_not_reorder() -> None:
     later = order(200, seed=5)
     assert sorted(later) == list(range(200))

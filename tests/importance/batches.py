@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vflowopt_search.importance.context import ContextAttention, context_map
 from vflowopt_search.importance.signals import (
     ImageGeometry,
-    MappedAttention,
     ProjectedAttention,
     TokenGrid,
     VisualSignals,
@@ -87,7 +87,8 @@ def eager_map(query_THQD: Tensor, key_THQD: Tensor, scale: float) -> Tensor:
     )
 
 
-def as_mapped(attention: ProjectedAttention) -> MappedAttention:
-    """The same attention as a stored map."""
+def as_stored(attention: ProjectedAttention) -> ContextAttention:
+    """The same attention as a search keeps it, one part per tile."""
     map_TQQ = eager_map(attention.query_THQD, attention.key_THQD, attention.scale)
-    return MappedAttention(map_TQQ, attention.prefix)
+    parts = [context_map(one_TQQ, attention.prefix, 0) for one_TQQ in torch.split(map_TQQ, 1)]
+    return ContextAttention(parts, map_TQQ.device)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.importance.batches import Image, as_mapped, eager_map, make_signals
+from tests.importance.batches import Image, as_stored, eager_map, make_signals
 from vflowopt_search.errors import StrategyError
 from vflowopt_search.importance.registry import SCORES, make_score
 from vflowopt_search.importance.scores import (
@@ -60,7 +60,7 @@ def test_a_stored_map_gives_the_same_scores() -> None:
     assert signals.attention is not None
     [attention] = signals.attention
     assert isinstance(attention, ProjectedAttention)
-    stored = replace(signals, attention=(as_mapped(attention),))
+    stored = replace(signals, attention=(as_stored(attention),))
     score = ReceivedAttention(1.2, 0.5)
     for got_N, expected_N in zip(score(stored), score(signals), strict=True):
         torch.testing.assert_close(got_N, expected_N, rtol=0, atol=1e-6)

@@ -20,6 +20,7 @@ from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.errors import CacheError
 from vflowopt_search.reference import cache as cache_module
+from vflowopt_search.reference.shelf import CacheFolder
 from vflowopt_search.reference.unpruned import Reference, build_reference
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -39,7 +40,7 @@ def built(
         processor,
         calibration or small_set(),
         pixel_scale(processor),
-        cache=cache,
+        cache=None if cache is None else CacheFolder(cache, 10**9),
     )
 
 
@@ -106,14 +107,20 @@ def test_a_change_is_noticed(change: str, tmp_path: Path) -> None:
     assert built("llava", tmp_path).from_cache
 
 
+def rewrite(path: Path, data: bytes) -> None:
+    """A new file: the old one may be mapped into memory."""
+    path.unlink()
+    path.write_bytes(data)
+
+
 def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
+    rewrite(path, path.read_bytes()[:-100])
 
 
 def flip_a_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-50] ^= 0x40
-    path.write_bytes(bytes(data))
+    rewrite(path, bytes(data))
 
 
 def lose_the_label(path: Path) -> None:
@@ -132,6 +139,7 @@ def drop_a_tensor(path: Path) -> None:
 
     tensors = load_file(path)
     tensors["features_image"] = tensors["features_image"][:-1].contiguous()
+    path.unlink()
     save_file(tensors, path)
     label = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(label | {"sha256": file_sha256(path)}))

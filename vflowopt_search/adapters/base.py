@@ -136,6 +136,15 @@ class Adapter(ABC):
         return 0
 
     @property
+    def last_layer_whole(self) -> bool:
+        """Whether the last decoder layer cannot be run for the last token only.
+
+        False says that what the layer computes behind its attention is added to the residual
+        stream as it is; the self-check would notice if that were not so.
+        """
+        return False
+
+    @property
     def side(self) -> int:
         """Patches along one side of a square tile."""
         return int(self.config.vision_config.image_size) // self.patch_size

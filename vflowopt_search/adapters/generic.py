@@ -74,6 +74,11 @@ class GenericAdapter(Adapter):
         """Nothing is read inside the vision encoder."""
         return 0
 
+    @property
+    def last_layer_whole(self) -> bool:
+        """Nothing is known of what its layers do."""
+        return True
+
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """Encodes the images to count their tokens, for the arguments alone do not tell."""
         with torch.no_grad():

@@ -41,6 +41,11 @@ class Llama4Adapter(Adapter):
         """The CLS token comes last."""
         return 1
 
+    @property
+    def last_layer_whole(self) -> bool:
+        """Its experts shape what they give like what the layer was given."""
+        return True
+
     def images(self, call: Mapping[str, Any]) -> tuple[ImageGeometry, ...]:
         """One image per tile."""
         pixels = call["pixel_values"]

@@ -30,15 +30,18 @@ def load_calibration(
     prompt: str | None = None,
     frames: int | None = None,
     fps: float | None = None,
+    skip: int = 0,
 ) -> CalibrationSet:
     """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
 
     `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Of a video
     `frames` are taken, 8 unless said, or `fps` a second (see `read_video`). Only chosen rows are
-    decoded. Raises `CalibrationError` when source, columns, images or videos are unusable.
+    decoded. The first `skip` that would be chosen are passed over: with as many as another call
+    asked for, the sets are disjoint. Raises `CalibrationError` when source, columns, images or
+    videos are unusable.
     """
     rows, folder = open_rows(source, split)
-    choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps)
+    choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip)
     return choice.make(str(source))
 
 
@@ -53,13 +56,14 @@ def from_dataset(
     folder: Path | None = None,
     frames: int | None = None,
     fps: float | None = None,
+    skip: int = 0,
 ) -> CalibrationSet:
     """Choose samples from a `datasets.Dataset` or a list of mappings, as `load_calibration` does.
 
     `name` is what records call the set; relative paths start at `folder`.
     """
     rows = as_rows(dataset)
-    return _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps).make(name)
+    return _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip).make(name)
 
 
 def order(num_rows: int, seed: int) -> list[int]:
@@ -81,6 +85,7 @@ class _Choice:
     seed: int
     frames: int | None
     fps: float | None
+    skip: int = 0
     unreadable: int = 0
     fault: str = ""
     without_image: int = 0
@@ -95,9 +100,11 @@ class _Choice:
             raise CalibrationError(f"{name} is empty; give a data set with at least one row")
         self._resolve_columns(name)
         samples = tuple(self._usable(name))
-        self._require_most_readable(len(samples), name)
+        self._require_most_readable(self.skip + len(samples), name)
         if not samples:
-            raise CalibrationError(f"{name} has no usable row: {self._note(0)}")
+            raise CalibrationError(
+                f"{name} has no usable row{' left' * bool(self.skip)}: {self._note(0)}"
+            )
         skipped = self.unreadable + self.without_image + self.without_question
         return CalibrationSet(
             name, samples, fingerprint(samples), skipped, self._note(len(samples))
@@ -121,11 +128,12 @@ class _Choice:
             sample = self._decode(record, index)
             if sample is not None:
                 found += 1
-                yield sample
-            if found == self.num_samples:
+                if found > self.skip:
+                    yield sample
+            if found == self.skip + self.num_samples:
                 return
             # past this point no remaining row could bring the share back under the limit
-            self._require_most_readable(self.num_samples, name)
+            self._require_most_readable(self.skip + self.num_samples, name)
 
     def _decode(self, record: Record, index: int) -> Sample | None:
         if not record.images and not record.videos:

@@ -26,6 +26,7 @@ def command_of(job: Job) -> str:
         "--seed": recipe.seed,
         "--metric": recipe.metric,
         "--batch-size": job.batch_size,
+        "--trials-per-batch": None if job.trials_per_batch == 1 else job.trials_per_batch,
         "--device": None if source.device == "auto" else source.device,
         "--dtype": None if source.dtype == "auto" else source.dtype,
         "--random-init": source.random_init,
@@ -36,6 +37,7 @@ def command_of(job: Job) -> str:
     for option, value in said.items():
         words += [] if value is None else [option, str(value)]
     words += [] if job.racing else ["--no-racing"]
+    words += [] if job.held_out else ["--no-held-out"]
     words += [] if job.self_check else ["--no-self-check"]
     words += ["--trust-remote-code"] if source.trust_remote_code else []
     return shlex.join(words)

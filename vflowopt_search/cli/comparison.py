@@ -29,6 +29,7 @@ class Row:
         name: of the strategy.
         retained: share of visual tokens alive, averaged over decoder layers.
         divergence: mean over all calibration samples; lower is better.
+        held_out: mean divergence over samples that no trial saw; None where not measured.
         accuracy: share of held-out questions answered right; None where not measured.
         accuracy_kept: accuracy relative to the whole model's; None where not measured.
     """
@@ -36,6 +37,7 @@ class Row:
     name: str
     retained: float
     divergence: float
+    held_out: float | None = None
     accuracy: float | None = None
     accuracy_kept: float | None = None
 
@@ -44,7 +46,9 @@ def mean_divergences(
     objective: MeasuresStrategies, strategies: Mapping[str, Strategy], on_step: OnStep
 ) -> dict[str, float]:
     """Mean divergence of each strategy over all calibration samples."""
-    size, samples = objective.batch_size, range(objective.num_samples)
+    from vflowopt_search.race import race_step
+
+    size, samples = race_step(objective.num_samples), range(objective.num_samples)
     means, total = {}, len(strategies) * len(samples)
     for number, (name, strategy) in enumerate(strategies.items()):
         values: list[float] = []
@@ -53,6 +57,13 @@ def mean_divergences(
             on_step(number * len(samples) + len(values), total)
         means[name] = fsum(values) / len(values)
     return means
+
+
+def held_out_of(best: Strategy) -> dict[str, float]:
+    """What the found strategy's file states of held-out samples."""
+    measured = best.provenance.objective if best.provenance is not None else None
+    known = None if measured is None else measured.held_out
+    return {} if known is None else {FOUND: known}
 
 
 def accuracies(
@@ -72,13 +83,24 @@ def accuracies(
 
 
 def rows(
-    retain: float, divergences: Mapping[str, float], accuracy: Mapping[str, float]
+    retain: float,
+    divergences: Mapping[str, float],
+    accuracy: Mapping[str, float],
+    held_out: Mapping[str, float],
 ) -> list[Row]:
     """The whole model first where its accuracy is known, then each strategy."""
     whole = accuracy.get(UNPRUNED)
-    first = [] if whole is None else [Row(UNPRUNED, 1.0, 0.0, whole, 1.0)]
+    nothing = 0.0 if held_out else None
+    first = [] if whole is None else [Row(UNPRUNED, 1.0, 0.0, nothing, whole, 1.0)]
     return first + [
-        Row(name, retain, divergence, accuracy.get(name), _kept(accuracy.get(name), whole))
+        Row(
+            name,
+            retain,
+            divergence,
+            held_out.get(name),
+            accuracy.get(name),
+            _kept(accuracy.get(name), whole),
+        )
         for name, divergence in divergences.items()
     ]
 
@@ -91,12 +113,16 @@ def baselines(comparison: Sequence[Row]) -> dict[str, float]:
 def rendered(comparison: Sequence[Row]) -> Table:
     """The comparison as people read it."""
     labelled = any(row.accuracy is not None for row in comparison)
-    columns = ["strategy", "tokens kept", "divergence"] + labelled * ["accuracy", "accuracy kept"]
-    return table(columns, [_cells(row, labelled) for row in comparison])
+    rescored = any(row.held_out is not None for row in comparison)
+    columns = ["strategy", "tokens kept", "divergence"]
+    columns += rescored * ["held out"] + labelled * ["accuracy", "accuracy kept"]
+    return table(columns, [_cells(row, rescored, labelled) for row in comparison])
 
 
-def _cells(row: Row, labelled: bool) -> list[str]:
+def _cells(row: Row, rescored: bool, labelled: bool) -> list[str]:
     cells = [row.name, f"{row.retained:.1%}", f"{row.divergence:.5f}"]
+    if rescored:
+        cells.append("" if row.held_out is None else f"{row.held_out:.5f}")
     measured = [row.accuracy, row.accuracy_kept] if labelled else []
     return cells + ["" if share is None else f"{share:.1%}" for share in measured]
 

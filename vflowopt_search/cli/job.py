@@ -48,9 +48,12 @@ class Job:
         data: how the samples are read.
         output: folder of the results; the study is called after it.
         storage: Optuna URL; None is a journal in the output folder.
-        batch_size: samples measured together; None chooses.
+        batch_size: samples measured together, of each strategy; None chooses.
+        trials_per_batch: strategies measured together.
         racing: stop hopeless trials early.
         cache: folder of what does not depend on the trial; None is the user's cache folder.
+        cache_gb: bound on that folder; None is 20.
+        held_out: measure the best strategy on samples that no trial sees.
         accuracy: measure accuracy on held-out questions, which only the shipped model has.
         self_check: make sure that the model is pruned right, before anything is measured.
     """
@@ -61,8 +64,11 @@ class Job:
     output: Path
     storage: str | None = None
     batch_size: int | None = None
+    trials_per_batch: int = 1
     racing: bool = True
     cache: Path | None = None
+    cache_gb: float | None = None
+    held_out: bool = True
     accuracy: bool = True
     self_check: bool = True
 

@@ -82,6 +82,13 @@ SelfCheck = Annotated[
 Study = Annotated[
     str | None, typer.Option(help="Study recipe, name or YAML file; options win over it.")
 ]
+HeldOut = Annotated[
+    bool,
+    typer.Option(
+        "--held-out/--no-held-out",
+        help="Measure the best on as many other samples, which no trial sees.",
+    ),
+]
 Accuracy = Annotated[
     bool,
     typer.Option(
@@ -124,7 +131,17 @@ Samples = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Samples measured together.", rich_help_panel=_MODEL),
+    typer.Option(
+        min=1, help="Samples measured together, of each strategy.", rich_help_panel=_MODEL
+    ),
+]
+TrialsPerBatch = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Strategies drawn and measured together; more fill a GPU with a small model.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 RandomInit = Annotated[
     Path | None,
@@ -142,6 +159,13 @@ Storage = Annotated[
     str | None,
     typer.Option(
         help="Optuna database URL; study.journal in the folder unless said.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+CacheGb = Annotated[
+    float | None,
+    typer.Option(
+        help="Bound on that folder in GB, oldest out first; 20 unless said.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -49,7 +49,6 @@ def prepare(job: Job, shown: Display) -> Prepared:
     shown.phase("reading calibration samples")
     calibration = chosen_samples(job)
     shown.phase(f"loading {job.source.name}")
-    from vflowopt_search.objective import build_objective
     from vflowopt_search.reference.cache import default_cache
 
     quiet_progress_bars()
@@ -58,23 +57,41 @@ def prepare(job: Job, shown: Display) -> Prepared:
         shown.phase("checking that pruning is right on this model")
         check_once(*loaded, job.cache or default_cache())
     shown.phase("measuring the whole model", len(calibration))
-    objective = build_objective(
+    return Prepared(loaded, calibration, objective_on(job, loaded, calibration, shown), space)
+
+
+def objective_on(
+    job: Job, loaded: tuple[Any, Any], samples: CalibrationSet, shown: Display
+) -> Objective:
+    """What measures strategies on these samples, as the job says.
+
+    Raises:
+        VFlowOptError: samples or model cannot be used.
+    """
+    from vflowopt_search.objective import build_objective
+    from vflowopt_search.reference.cache import default_cache
+
+    return build_objective(
         *loaded,
-        calibration,
+        samples,
         metric=job.recipe.metric,
         batch_size=job.batch_size,
         cache=job.cache or default_cache(),
+        cache_gb=job.cache_gb,
         progress=shown.step,
         name=job.source.name,
     )
-    return Prepared(loaded, calibration, objective, space)
 
 
-def chosen_samples(job: Job) -> CalibrationSet:
+def chosen_samples(job: Job, *, skip: int = 0) -> CalibrationSet:
     """The calibration samples, chosen by the recipe's seed.
 
+    Args:
+        job: names the data and how many samples.
+        skip: pass over so many: those that the search sees.
+
     Raises:
-        CalibrationError: they cannot be read.
+        CalibrationError: they cannot be read, or there are none.
     """
     from vflowopt_search.calibration.choice import from_dataset, load_calibration
     from vflowopt_search.calibration.rows import Columns
@@ -89,7 +106,8 @@ def chosen_samples(job: Job) -> CalibrationSet:
             )
         from vflowopt_search.testbed.data import calibration_dataset
 
-        rows = calibration_dataset(recipe.samples, recipe.seed)
+        rows = calibration_dataset(skip + recipe.samples, recipe.seed)
+        rows = rows.select(range(skip, len(rows)))
         return from_dataset(rows, name=SHIPPED, num_samples=recipe.samples, seed=recipe.seed)
     return load_calibration(
         recipe.calibration,
@@ -100,7 +118,19 @@ def chosen_samples(job: Job) -> CalibrationSet:
         prompt=data.prompt,
         frames=data.frames,
         fps=data.fps,
+        skip=skip,
     )
+
+
+def held_out_half(job: Job, seen: CalibrationSet) -> CalibrationSet | None:
+    """As many other samples, none of which shows an image that the search saw; None: none left."""
+    from vflowopt_search.calibration.samples import without_images_of
+
+    try:
+        others = chosen_samples(job, skip=len(seen))
+    except CalibrationError:  # the data was read before: there is nothing left of it
+        return None
+    return without_images_of(others, seen)
 
 
 def held_out_questions() -> tuple[Sample, ...]:

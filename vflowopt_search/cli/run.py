@@ -17,6 +17,7 @@ from vflowopt_search.cli import comparison
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.comparison import FOUND, Row
 from vflowopt_search.cli.console import print_json, stdout
+from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED
 from vflowopt_search.cli.pictures import write_baselines, write_overlays, write_page, written
@@ -47,9 +48,13 @@ def run(job: Job, *, as_json: bool) -> None:
     try:
         with display() as shown:
             prepared = prepare(job, shown)
+            held_out = HeldOut(job, prepared, shown)
             outcome = run_trials(job, prepared, shown)
-            export(job, outcome)
-            rows = [] if outcome.interrupted else compare(job, prepared, outcome, shown)
+            export(job, outcome)  # before anything else can go wrong
+            if not outcome.interrupted:
+                outcome = held_out.rescored(outcome)
+                export(job, outcome)
+            rows = [] if outcome.interrupted else compare(job, prepared, outcome, held_out, shown)
             write_baselines(job, rows)
             if rows:
                 best = _best(outcome)
@@ -62,6 +67,8 @@ def run(job: Job, *, as_json: bool) -> None:
         _say_how_to_go_on(None)
         raise typer.Exit(INTERRUPTED) from None
     _print(summary, rows, as_json)
+    for remark in filter(None, (prepared.calibration.note, held_out.note)):
+        typer.echo(f"note: {remark}", err=True)
     if outcome.interrupted:
         _say_how_to_go_on(outcome.divergence)
         raise typer.Exit(INTERRUPTED)
@@ -86,7 +93,14 @@ def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
     return run_study(
         prepared.objective,
         prepared.space.bind(facts),
-        StudySettings(job.study_name, recipe.retain, recipe.trials, recipe.seed, job.racing),
+        StudySettings(
+            job.study_name,
+            recipe.retain,
+            recipe.trials,
+            recipe.seed,
+            job.racing,
+            trials_per_batch=job.trials_per_batch,
+        ),
         storage=storage,
         context={
             **study_context(facts.identity, prepared.calibration, prepared.space),
@@ -110,7 +124,9 @@ def export(job: Job, outcome: StudyOutcome) -> None:
         write_trials(outcome.study, path)
 
 
-def compare(job: Job, prepared: Prepared, outcome: StudyOutcome, shown: Display) -> list[Row]:
+def compare(
+    job: Job, prepared: Prepared, outcome: StudyOutcome, held_out: HeldOut, shown: Display
+) -> list[Row]:
     """The found strategy beside plain ones at the same budget; measured once for one strategy.
 
     Raises:
@@ -127,12 +143,17 @@ def compare(job: Job, prepared: Prepared, outcome: StudyOutcome, shown: Display)
     shown.phase("comparing at the same budget")
     means = {FOUND: outcome.divergence or 0.0}
     means |= comparison.mean_divergences(prepared.objective, strategies, shown.step)
+    others: dict[str, float] = {}
+    if held_out.objective is not None:
+        shown.phase("comparing on held-out samples")
+        others = comparison.mean_divergences(held_out.objective, strategies, shown.step)
+        others |= comparison.held_out_of(best)
     accuracy: dict[str, float] = {}
     if with_accuracy:
         shown.phase("answering held-out questions")
         questions, all_of_them = held_out_questions(), {FOUND: best, **strategies}
         accuracy = comparison.accuracies(prepared.loaded, questions, all_of_them, shown.step)
-    return comparison.rows(job.recipe.retain, means, accuracy)
+    return comparison.rows(job.recipe.retain, means, accuracy, others)
 
 
 def _best(outcome: StudyOutcome) -> Strategy:

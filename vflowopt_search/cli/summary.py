@@ -107,6 +107,8 @@ class Summary:
         counts = self.trials
         ended = ", ".join(f"{counts[how]} {how}" for how in _OUTCOMES if counts[how])
         best = "nothing found" if self.best is None else f"best {self.best['divergence']:.5f}"
+        if self.best is not None and "held_out" in self.best:
+            best += f", {self.best['held_out']:.5f} on {self.best['held_out_samples']} others"
         return f"{self.study}: {counts['done']} of {counts['asked']} trials ({ended}), {best}"
 
 
@@ -135,8 +137,18 @@ def _best(outcome: StudyOutcome) -> dict[str, Any] | None:
     return {
         "trial": outcome.best_trial.number,
         "divergence": outcome.divergence,
+        **held_out_of(outcome.best),
         "strategy_sha256": _fingerprint(outcome.best),
     }
+
+
+def held_out_of(best: Strategy) -> dict[str, Any]:
+    """Divergence on samples that no trial saw, and how many; nothing where not measured."""
+    origin = best.provenance
+    if origin is None or origin.objective is None or origin.objective.held_out is None:
+        return {}
+    count = None if origin.calibration is None else origin.calibration.held_out
+    return {"held_out": origin.objective.held_out, "held_out_samples": count}
 
 
 def _trials(job: Job, outcome: StudyOutcome) -> dict[str, int]:

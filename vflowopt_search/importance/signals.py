@@ -22,7 +22,6 @@ from torch.nn.functional import pad
 
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.ops.dispatch import attention_received
-from vflowopt_search.ops.precision import at_least_fp32
 
 Signal = TypeVar("Signal")
 
@@ -67,29 +66,6 @@ class ProjectedAttention:
         weight_TQ = pad(context_TP.float(), (self.prefix, self.suffix))
         received_TQ = attention_received(self.query_THQD, self.key_THQD, self.scale, weight_TQ)
         return received_TQ[:, self.prefix : received_TQ.shape[1] - self.suffix]
-
-
-@dataclass(frozen=True, eq=False)
-class MappedAttention:
-    """Attention kept as a map, queries before keys: what a search stores once for all trials."""
-
-    map_TQQ: Tensor
-    prefix: int = 0
-    suffix: int = 0
-
-    def received(self) -> Tensor:
-        """Mean over all queries, shape (T, P)."""
-        return at_least_fp32(self.map_TQQ)[:, :, self._patches].mean(1)
-
-    def relevance(self, context_TP: Tensor) -> Tensor:
-        """Mean over the queries that `context_TP` selects, shape (T, P)."""
-        patches_TPP = at_least_fp32(self.map_TQQ)[:, self._patches, self._patches]
-        weight_TP = context_TP.to(patches_TPP.dtype) / context_TP.sum(-1, keepdim=True)
-        return (weight_TP[:, None] @ patches_TPP).squeeze(1)
-
-    @property
-    def _patches(self) -> slice:
-        return slice(self.prefix, self.map_TQQ.shape[-1] - self.suffix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,6 +64,11 @@ class Anatomy(Protocol):
         ...
 
     @property
+    def last_layer_whole(self) -> bool:
+        """Whether the last decoder layer cannot be run for the last token only."""
+        ...
+
+    @property
     def vision_layers(self) -> tuple[int, ...]:
         """Vision layers whose attention spans a whole tile, so that it may score importance."""
         ...

@@ -7,63 +7,70 @@ Q = new tokens, D = features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.forward import Forward, dense_deepstack, rows_at
+from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepstack, rows_at
 from vflowopt_search.pruning.hooks import after, before, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
+    ids_of,
     kinds_of,
     mask_after,
+    refuse_labels,
+    refuse_late_images,
     refuse_positions_of_logits,
     refuse_tokens,
     valid_tokens,
 )
 from vflowopt_search.pruning.masks import LayerMasks, seen_by_last
-from vflowopt_search.pruning.positions import gather_last, packed
-from vflowopt_search.pruning.prefill import Prefill
+from vflowopt_search.pruning.positions import gather_last
 from vflowopt_search.pruning.probe import attention_probe
-from vflowopt_search.pruning.record import Applied
-from vflowopt_search.pruning.scoring import Scoring
+from vflowopt_search.pruning.scoring import PromptScoring
 from vflowopt_search.pruning.state import (
     PrunedState,
+    Segment,
     attach_state,
+    cache_to_fill,
     is_empty,
     segment_of,
     state_of,
     whole_segment,
 )
 from vflowopt_search.pruning.training import Labels
-from vflowopt_search.strategy import Strategy
 
-DEEPSTACK = "deepstack_visual_embeds"
+CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
 
 
-class PruningEngine:
-    """One strategy on one model.
+class Engine(ABC):
+    """Hooks on one model; what they prune is said by `prefill`.
 
     The state of a prompt lives on its cache; between hooks of a single forward it is held here.
     """
 
-    def __init__(self, anatomy: Anatomy, strategy: Strategy, applied: Applied) -> None:
-        self.anatomy = anatomy
-        self.strategy = strategy
-        self.applied = applied
-        self.scoring = Scoring(anatomy, strategy)
-        self.later_layers = {s.layer: k for k, s in enumerate(strategy.stages) if s.layer > 0}
+    def __init__(
+        self, anatomy: Anatomy, scoring: PromptScoring, later_layers: Mapping[int, int]
+    ) -> None:
+        self.anatomy, self.scoring, self.later_layers = anatomy, scoring, later_layers
         self._call: dict[str, Any] = {}
         self._labels: Labels | None = None
         self._forward: Forward | None = None
+
+    @abstractmethod
+    def prefill(self, kinds: Mapping[str, Tensor], valid_BS: Tensor) -> StagedPrefill:
+        """Begin to prune a batch of prompts."""
+
+    @abstractmethod
+    def positions(self, ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor | None]:
+        """Positions of the tokens left by stage 0, and how far each row's last one moved."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -88,7 +95,6 @@ class PruningEngine:
                 probe = attention_probe(anatomy.decoder_attention(layer - 1), see)
                 stack.enter_context(probe)
             yield
-        self.applied.freeze()
 
     def _touched_layers(self) -> range:
         """The layers from the first later stage on: they need a mask and positions of their own.
@@ -113,12 +119,7 @@ class PruningEngine:
         self._labels = None
         if kwargs.get("labels") is None:
             return None
-        if self.scoring.text_layers:
-            raise UnsupportedError(
-                "labels were given, but the strategy scores by the attention of the last prompt "
-                "token, and with labels the answer stands behind it; train with a strategy that "
-                "has no text_attention"
-            )
+        refuse_labels(bool(self.scoring.text_layers))
         self._labels = Labels(kwargs["labels"], kwargs.get("attention_mask"))
         return args, kwargs | self._labels.arguments()
 
@@ -141,12 +142,12 @@ class PruningEngine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start a prompt (the cache is empty) or go on with one."""
         self._forward = None
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         if not is_empty(cache):
             return self._continue(args, kwargs, cache)
         if cache is not None:
             attach_state(cache, None)
-        input_ids = self._input_ids()
+        input_ids = ids_of(self._call)
         refuse_tokens(input_ids, self.anatomy.refused_tokens, self.anatomy.model_type)
         kinds = kinds_of(input_ids, self.anatomy)
         if not any(bool(mask_BS.any()) for mask_BS in kinds.values()):
@@ -161,30 +162,18 @@ class PruningEngine:
             self._labels.follow(self._forward.state)
         self._forward = None
 
-    def _input_ids(self) -> Tensor:
-        ids = self._call.get("input_ids")
-        if ids is None:
-            raise UnsupportedError(
-                "the model was given inputs_embeds without input_ids, so that visual tokens "
-                "cannot be told from text; pass input_ids (and pixel_values) instead"
-            )
-        return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
-
     def _start(
         self, kwargs: dict[str, Any], cache: Any, kinds: dict[str, Tensor]
     ) -> dict[str, Any]:
         """Stage 0: shorten embeddings, positions and mask before the first layer sees them."""
-        cache = self._with_cache(kwargs, cache)
+        cache = kwargs[CACHE] = cache_to_fill(self.anatomy.backbone, cache, kwargs.get("use_cache"))
         given = kwargs.get("attention_mask")
         valid_BS = valid_tokens(self._call.get("attention_mask"), given, kinds["image"])
-        prefill = Prefill(self.strategy, self.scoring, kinds, valid_BS)
+        prefill = self.prefill(kinds, valid_BS)
         state = PrunedState([whole_segment(valid_BS)], valid_BS.shape[1])
         masks = LayerMasks(self.anatomy, cache, blocks_BS=self.anatomy.blocks(self._call))
         self._forward = Forward(state, masks, self.later_layers, prefill)
-        self.applied.watch(prefill.reader(len(self.anatomy.decoder_layers)))
-        embeds_BSD = kwargs["inputs_embeds"]
-        if self.strategy.stages[0].layer == 0:
-            embeds_BSD = prefill.first_stage(embeds_BSD)
+        embeds_BSD = prefill.first_stage(kwargs["inputs_embeds"])
         # the attention of the last prompt token is looked for in the last place of every row
         moved = bool(self.scoring.text_layers) and not bool(valid_BS[:, -1].all())
         if moved or int(prefill.alive_BS.sum()) < int(valid_BS.sum()):
@@ -197,18 +186,8 @@ class PruningEngine:
             attach_state(cache, state)
         return kwargs
 
-    def _with_cache(self, kwargs: dict[str, Any], cache: Any) -> Any:
-        """The cache this prefill will fill: the backbone would make its own after our hook."""
-        backbone = self.anatomy.backbone
-        if backbone.training and getattr(backbone, "gradient_checkpointing", False):
-            return cache  # transformers leaves it unused
-        use_cache = kwargs.get("use_cache")
-        if cache is None and (backbone.config.use_cache if use_cache is None else use_cache):
-            cache = kwargs["past_key_values"] = DynamicCache(config=backbone.config)
-        return cache
-
     def _without_deepstack(
-        self, kwargs: dict[str, Any], forward: Forward, prefill: Prefill
+        self, kwargs: dict[str, Any], forward: Forward, prefill: StagedPrefill
     ) -> dict[str, Any]:
         """Take over the features that the backbone would add at places of the unpruned sequence."""
         embeds = kwargs.get(DEEPSTACK)
@@ -226,8 +205,7 @@ class PruningEngine:
         if position_ids is None:
             position_ids = torch.arange(embeds_BSD.shape[1], device=embeds_BSD.device)[None]
         position_ids = gather_last(position_ids, first.index_BK)
-        if self.strategy.positions == "packed":
-            position_ids, state.shift_B = packed(position_ids, first)
+        position_ids, state.shift_B = self.positions(position_ids, first)
         embeds_BKD = rows_at(embeds_BSD, first.index_BK)
         mask = forward.masks.for_backbone(kwargs.get("attention_mask"), state, embeds_BKD)
         return kwargs | {
@@ -241,12 +219,7 @@ class PruningEngine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
         num_new = kwargs["inputs_embeds"].shape[1]
-        if self.scoring.forget_images() or brings_features(self._call):
-            raise UnsupportedError(
-                "an image came after the first part of its prompt was in the cache (a later turn, "
-                "or prefill_chunk_size); pruning reads all images in the first forward: start "
-                "from an empty cache, and prefill in one piece"
-            )
+        refuse_late_images(self.scoring.forget_images() or brings_features(self._call))
         state = state_of(cache)
         if state is None:
             return None

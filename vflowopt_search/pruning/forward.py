@@ -8,16 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from vflowopt_search.pruning.masks import LayerMasks
 from vflowopt_search.pruning.positions import positions_at
-from vflowopt_search.pruning.prefill import Prefill
 from vflowopt_search.pruning.state import PrunedState, Segment, segment_of
 
 RUN = "_vflowopt_run"
+
+
+class StagedPrefill(Protocol):
+    """The pruning of a batch of prompts, stage by stage; see `Prefill`."""
+
+    @property
+    def alive_BS(self) -> Tensor:  # noqa: N802 - a shape suffix
+        """Tokens still in the sequence, padding never."""
+
+    def first_stage(self, embeds_BSD: Tensor) -> Tensor:
+        """Stage 0, if there is one; returns embeddings with recycled tokens written in."""
+
+    def later_stage(self, number: int) -> None:
+        """Choose at the stage that the engine's `later_layers` names so."""
+
+    def see_text(self, seen_BK: Tensor, segment: Segment) -> None:
+        """Score visual tokens by the last prompt token's attention to a segment's."""
+
+    def with_recycled(self, embeds_BSD: Tensor) -> Tensor:
+        """Values per token with each merged token's mean at its anchor."""
 
 
 @dataclass(eq=False)
@@ -36,7 +55,7 @@ class Forward:
     state: PrunedState
     masks: LayerMasks
     later_layers: Mapping[int, int]
-    prefill: Prefill | None = None
+    prefill: StagedPrefill | None = None
     deepstack: Sequence[Tensor] = ()
 
     def before_layer(
@@ -61,7 +80,7 @@ class Forward:
         """The segment whose tokens come out of the layer before."""
         return self.state.segment_at(layer - 1)
 
-    def _later_stage(self, prefill: Prefill, layer: int, hidden_BKD: Tensor) -> Tensor:
+    def _later_stage(self, prefill: StagedPrefill, layer: int, hidden_BKD: Tensor) -> Tensor:
         """Drop what the stage at `layer` drops; opens a segment if any went.
 
         Gradient checkpointing runs a layer again in the backward: then its segment is there.
@@ -86,7 +105,7 @@ def rows_at(values_BSD: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def dense_deepstack(
-    visual_BS: Tensor, embeds: Sequence[Tensor], like_BSD: Tensor, prefill: Prefill
+    visual_BS: Tensor, embeds: Sequence[Tensor], like_BSD: Tensor, prefill: StagedPrefill
 ) -> list[Tensor]:
     """Deepstack features (V, D) per layer, at their places in the sequence; recycled ones merged.
 

@@ -51,6 +51,17 @@ def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
     return kinds
 
 
+def ids_of(call: Mapping[str, Any]) -> Tensor:
+    """The token ids of a forward; UnsupportedError without them."""
+    ids = call.get("input_ids")
+    if ids is None:
+        raise UnsupportedError(
+            "the model was given inputs_embeds without input_ids, so that visual tokens "
+            "cannot be told from text; pass input_ids (and pixel_values) instead"
+        )
+    return ids if isinstance(ids, Tensor) else torch.as_tensor(ids)
+
+
 def brings_features(call: Mapping[str, Any]) -> bool:
     """Whether encoded images or videos were passed to this forward."""
     return any(one is not None for one in (call.get("mm_encoder_outputs") or {}).values())
@@ -85,4 +96,24 @@ def refuse_positions_of_logits(keep: Any, reads_last_token: bool) -> None:
             f"logits_to_keep={keep} (as in assisted and prompt-lookup decoding) puts candidate "
             "tokens behind the prompt, but the strategy scores by the attention of the last "
             "prompt token; decode without an assistant, or use a strategy without text_attention"
+        )
+
+
+def refuse_labels(reads_last_token: bool) -> None:
+    """Raise UnsupportedError for labels where the last prompt token is looked for at the end."""
+    if reads_last_token:
+        raise UnsupportedError(
+            "labels were given, but the strategy scores by the attention of the last prompt token, "
+            "and with labels the answer stands behind it; train with a strategy that has no "
+            "text_attention"
+        )
+
+
+def refuse_late_images(came: bool) -> None:
+    """Raise UnsupportedError where an image came with a cache that is not empty."""
+    if came:
+        raise UnsupportedError(
+            "an image came after the first part of its prompt was in the cache (a later turn, or "
+            "prefill_chunk_size); pruning reads all images in the first forward: start from an "
+            "empty cache, and prefill in one piece"
         )

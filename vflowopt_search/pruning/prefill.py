@@ -67,7 +67,9 @@ class Prefill:
         self._kept: dict[int, list[Tensor]] = {}
 
     def first_stage(self, embeds_BSD: Tensor) -> Tensor:
-        """Stage 0: choose, recycle; returns embeddings with recycled tokens written in."""
+        """Stage 0, if there is one: choose, recycle; embeddings with recycled tokens written in."""
+        if self.strategy.stages[0].layer > 0:
+            return embeds_BSD
         for row, grid in enumerate(self.grids):
             if grid is None:
                 continue

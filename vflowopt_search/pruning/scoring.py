@@ -6,8 +6,8 @@ Shape suffixes: N = visual tokens of one sample.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,26 @@ from vflowopt_search.pruning.vision import VisionRecorder
 from vflowopt_search.strategy import Stage, Strategy
 
 TEXT = "text_attention"
+
+
+class PromptScoring(Protocol):
+    """What an engine asks of the scores of its prompts; see `Scoring`, which does it for one."""
+
+    @property
+    def text_layers(self) -> Sequence[int]:
+        """Stage layers that are scored by attention inside the decoder."""
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Record the vision encoder inside the `with` block."""
+
+    def begin(self, outputs: Mapping[str, Any] | None) -> None:
+        """Take the signals of a prompt's features."""
+
+    def forget_recorded(self) -> None:
+        """Drop what was encoded for a prompt that never came."""
+
+    def forget_images(self) -> bool:
+        """Drop what was recorded or provided; whether there was anything."""
 
 
 class Scoring:

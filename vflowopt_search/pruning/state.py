@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 STATE = "_vflowopt_state"
 
@@ -108,6 +109,15 @@ class LogicalLength:
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Tokens that this layer really holds: masks are laid out on these."""
         return int(self.layers[layer_idx].get_seq_length()) if self.layers else 0
+
+
+def cache_to_fill(backbone: Any, cache: Any, use_cache: bool | None) -> Any:
+    """The cache that a prefill will fill: the backbone would make its own after our hook."""
+    if backbone.training and getattr(backbone, "gradient_checkpointing", False):
+        return cache  # transformers leaves it unused
+    if cache is None and (backbone.config.use_cache if use_cache is None else use_cache):
+        return DynamicCache(config=backbone.config)
+    return cache
 
 
 def attach_state(cache: Any, state: PrunedState | None) -> None:

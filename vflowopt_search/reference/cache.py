@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -42,6 +43,7 @@ def read_tensors(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None
         if stored["key"] != dict(key) or stored["sha256"] != file_sha256(path):
             return None
         tensors: dict[str, Tensor] = load_file(path)
+        os.utime(path)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
     return tensors
@@ -53,19 +55,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: Mapping[str, s
     Raises:
         CacheError: the folder cannot be written.
     """
+    with writing(path) as draft:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
+        label = draft.with_suffix(".json")
+        label.write_text(json.dumps({"key": dict(key), "sha256": file_sha256(draft)}))
+        draft.replace(path)
+        label.replace(path.with_suffix(".json"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A draft in a folder beside `path` that is gone when the block ends.
+
+    Raises:
+        CacheError: the folder cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            draft = Path(folder) / path.name
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
-            label = draft.with_suffix(".json")
-            label.write_text(json.dumps({"key": dict(key), "sha256": file_sha256(draft)}))
-            draft.replace(path)
-            label.replace(path.with_suffix(".json"))
+            yield Path(folder) / path.name
     except (OSError, SafetensorError) as error:
         raise CacheError(
-            f"the cache folder {path.parent} cannot be written ({error}); "
-            "make room there, or name another one with --cache"
+            f"the cache folder {path.parent} cannot be written ({error}); make room there, let "
+            "it hold less with --cache-gb, or name another one with --cache"
         ) from error
 
 

@@ -5,11 +5,10 @@ Shape suffixes: N = visual tokens of an image, D = features, T = tiles of a run,
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from transformers import BatchFeature
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import encode_visuals, encoder_inputs
 from vflowopt_search.calibration.encoding import encode
-from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.calibration.samples import Sample, images_sha256
 from vflowopt_search.importance.signals import ImageGeometry, by_image
 from vflowopt_search.pruning.scoring import assign_images
 from vflowopt_search.pruning.vision import VisionRecorder
@@ -30,9 +29,6 @@ from vflowopt_search.reference.prepared import (
     pad_token_of,
 )
 from vflowopt_search.strategy import PixelScale
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in total)."""
@@ -208,15 +204,4 @@ def _encoded(
 def first_with_same_images(samples: Sequence[Sample]) -> list[int]:
     """For each sample the index of the first one with the very same images and videos."""
     first: dict[str, int] = {}
-    return [first.setdefault(_images_sha256(sample), i) for i, sample in enumerate(samples)]
-
-
-def _images_sha256(sample: Sample) -> str:
-    digest = hashlib.sha256()
-    groups: list[tuple[Image, ...]] = [sample.images, *(video.frames for video in sample.videos)]
-    for group in groups:
-        digest.update(f"{len(group)} pictures".encode())
-        for image in group:
-            digest.update(repr((image.mode, image.size)).encode())
-            digest.update(image.tobytes())
-    return digest.hexdigest()
+    return [first.setdefault(images_sha256(sample), i) for i, sample in enumerate(samples)]

@@ -29,8 +29,8 @@ class Visuals:
 
     Attributes:
         images: their geometry, in prompt order.
-        features: projected features of each, (N, D) or as `Adapter.features` says, on the CPU in
-            the model's dtype.
+        features: projected features of each, (N, D) or as `Adapter.features` says, in the
+            model's dtype.
         entropy: patch entropy of each in bits, (tiles, P); None if pixels cannot be restored.
         extras: what else the model's positions are made of, one row per image or video.
     """
@@ -148,7 +148,7 @@ class PreparedSet:
             mine = [s.visuals[kind] for s in chosen if kind in s.visuals]
             if not mine:
                 continue
-            features = [one.to(device) for visuals in mine for one in visuals.features]
+            features = _moved([one for visuals in mine for one in visuals.features], device)
             encoded[kind] = self.adapter.encoded(features, kind)
             for name in mine[0].extras:
                 batch[name] = torch.cat([visuals.extras[name] for visuals in mine])
@@ -170,6 +170,13 @@ class PreparedSet:
     def has(self, index: int, kind: str) -> bool:
         """Whether a sample has images, or videos."""
         return kind in self.samples[index].visuals
+
+
+def _moved(features: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """On a device; a tensor that several rows share is moved once."""
+    moved = {id(one): one for one in features}
+    moved = {key: one.to(device, non_blocking=True) for key, one in moved.items()}
+    return [moved[id(one)] for one in features]
 
 
 def left_padded(rows: Sequence[Tensor], value: int) -> Tensor:

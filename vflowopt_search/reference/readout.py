@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import feeding
 from vflowopt_search.divergence import Readout
+from vflowopt_search.pruning.last_token import last_token_only
 
 NEEDS_LAYERS = frozenset({"flow"})
 NEEDS_LOGITS = frozenset({"kl", "total_variation"})
@@ -42,6 +43,7 @@ def read_out(adapter: Adapter, inputs: Mapping[str, Any], *, layers: bool, logit
             for layer in adapter.decoder_layers[:-1]:
                 stack.callback(layer.register_forward_hook(_keep_last(seen)).remove)
         stack.callback(adapter.backbone.register_forward_hook(_keep_last(last)).remove)
+        stack.enter_context(last_token_only(adapter))
         given = stack.enter_context(feeding(adapter, inputs))
         output = call(**given, use_cache=False, **extra)
     hidden_BLD = torch.stack([*seen, last[0]], dim=1)

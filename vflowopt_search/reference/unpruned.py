@@ -8,18 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.registry import config_sha256
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.divergence import Readout
+from vflowopt_search.errors import CacheError
 from vflowopt_search.importance.signals import ImageGeometry
 from vflowopt_search.pruning.vision import KINDS
 from vflowopt_search.reference.cache import read_tensors, write_tensors
@@ -35,10 +37,12 @@ from vflowopt_search.reference.fingerprint import inputs_sha256, weights_sha256
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
+    Visuals,
     batches,
     pad_token_of,
 )
 from vflowopt_search.reference.readout import read_out
+from vflowopt_search.reference.shelf import GB, CacheFolder
 from vflowopt_search.strategy import PixelScale
 
 FORMAT = "vflowopt-reference/2"
@@ -76,7 +80,7 @@ def build_reference(
     calibration: CalibrationSet,
     pixels: PixelScale | None,
     *,
-    cache: Path | None,
+    cache: CacheFolder | None,
     progress: Progress | None = None,
 ) -> Reference:
     """Read the reference from the cache folder, or compute it and leave it there.
@@ -86,15 +90,18 @@ def build_reference(
         processor: its processor.
         calibration: the samples.
         pixels: how the processor normalises pixels, None if that cannot be undone.
-        cache: folder of stored references; None keeps nothing on disk.
+        cache: where references are stored; None keeps nothing on disk.
         progress: called with (samples done, samples in total); an encoded one is half done.
 
     Raises:
-        CacheError: the cache folder cannot be written.
+        CacheError: the cache folder cannot be written, or may not hold as much.
     """
     key = reference_key(adapter, processor, calibration)
-    path = None if cache is None else _path(cache, key)
-    stored = None if path is None else read_tensors(path, key)
+    if cache is None:
+        return _compute(adapter, processor, calibration, pixels, key, progress)
+    path = cache.root / "references" / key_digest(key) / "reference.safetensors"
+    cache.needed.add(path)
+    stored = read_tensors(path, key)
     if stored is not None:
         prepared = _prepared_from(adapter, processor, calibration, stored)
         if prepared is not None:
@@ -103,9 +110,32 @@ def build_reference(
                 progress(len(prepared), len(prepared))
             return Reference(prepared, readout, from_cache=True, key=key)
     reference = _compute(adapter, processor, calibration, pixels, key, progress)
-    if path is not None:
-        write_tensors(path, _to_tensors(reference), key)
-    return reference
+    tensors = _to_tensors(reference)
+    _require_room(tensors, cache.limit_bytes)
+    write_tensors(path, tensors, key)
+    cache.added(path)
+    return _mapped(reference, load_file(path))
+
+
+def _mapped(reference: Reference, stored: Mapping[str, Tensor]) -> Reference:
+    """The same, its tensors mapped from the file: what was computed can leave memory."""
+    left = {kind: _Stored(stored, kind) for kind in KINDS}
+    prepared = copy(reference.prepared)
+    prepared.samples = [
+        replace(sample, visuals={k: left[k].into(v) for k, v in sample.visuals.items()})
+        for sample in prepared.samples
+    ]
+    readout = Readout(hidden_BLD=stored["hidden_SLD"], logits_BV=stored["logits_SV"])
+    return replace(reference, prepared=prepared, readout=readout)
+
+
+def _require_room(tensors: Mapping[str, Tensor], limit_bytes: int) -> None:
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size > limit_bytes:
+        raise CacheError(
+            f"features and hidden states of these samples take {size / GB:.1f} GB, but the cache "
+            f"may hold {limit_bytes / GB:g}; allow more with --cache-gb, or ask for fewer samples"
+        )
 
 
 def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet) -> dict[str, str]:
@@ -136,9 +166,9 @@ def _processor_sha256(processor: Any) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _path(cache: Path, key: Mapping[str, str]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache / "references" / digest[:24] / "reference.safetensors"
+def key_digest(key: Mapping[str, str]) -> str:
+    """Name of a folder for what depends on these."""
+    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _compute(
@@ -210,6 +240,11 @@ class _Stored:
         parts, self.entropy = _take(self.entropy, patches)
         entropy = [p.view(i.num_tiles, -1) for p, i in zip(parts, images, strict=True)]
         return tuple(features), tuple(entropy)
+
+    def into(self, visuals: Visuals) -> Visuals:
+        """The next images with what was stored of them."""
+        features, entropy = self.next(visuals.images)
+        return replace(visuals, features=features, entropy=entropy)
 
 
 def _take(line: Tensor, sizes: Sequence[int]) -> tuple[list[Tensor], Tensor]:

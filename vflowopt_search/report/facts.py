@@ -31,6 +31,7 @@ class Result:
         held_out: mean over samples that it did not see.
         accuracy: share of right answers.
         accuracy_kept: the same relative to the whole model's.
+        accuracy_range: ends of the 95 % interval of `accuracy_kept`.
         speedup: how much sooner the first token comes than of the whole model.
         kv_bytes: of the cache after the prompt.
     """
@@ -41,6 +42,7 @@ class Result:
     held_out: float | None = None
     accuracy: float | None = None
     accuracy_kept: float | None = None
+    accuracy_range: tuple[float, float] | None = None
     speedup: float | None = None
     kv_bytes: float | None = None
 
@@ -58,7 +60,9 @@ def results(run: Run) -> list[Result]:
         rows[name] = values | rows.get(name, {})
     for measured in (accuracy_of(run.evaluation), speed_of(run.benchmark)):
         for name, values in measured.items():
-            rows.setdefault(name, {}).update(values)
+            # other commands know the found strategy by the name in its file
+            known = FOUND if run.strategy is not None and name == run.strategy.name else name
+            rows.setdefault(known, {}).update(values)
     ordered = sorted(rows, key=lambda name: {"unpruned": 0, FOUND: 1}.get(name, 2))
     return [Result(name, **rows[name]) for name in ordered]
 
@@ -88,7 +92,7 @@ def _objective(strategy: Strategy | None) -> Objective | None:
 
 def _compared(summary: Mapping[str, Any], best: FrozenTrial | None) -> dict[str, dict[str, Any]]:
     """The comparison in `summary.json` by strategy; of the found one, if it still is the best."""
-    fields = ("retained", "divergence", "accuracy", "accuracy_kept")
+    fields = ("retained", "divergence", "held_out", "accuracy", "accuracy_kept")
     rows = {
         str(row["name"]): {field: row.get(field) for field in fields}
         for row in summary.get("comparison", ())

@@ -74,6 +74,11 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
+def span(ends: tuple[float, float] | None) -> str:
+    """Two shares and all between them; nothing where there are none."""
+    return "" if ends is None else f"{ends[0]:.1%} to {ends[1]:.1%}"
+
+
 def number(value: float | None) -> str:
     """A measurement with four digits; nothing where there is none."""
     return "" if value is None else f"{value:.4g}"

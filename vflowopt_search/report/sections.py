@@ -99,7 +99,10 @@ def _headline(run: Run) -> list[tuple[str, str, str]]:
     if found.held_out is not None:
         tiles.append((f"{found.held_out:.4g}", "on the held-out half", "not seen by the search"))
     if found.accuracy_kept is not None:
-        remark = f"{found.accuracy:.1%} of answers right" if found.accuracy is not None else ""
+        remark = "" if found.accuracy is None else f"{found.accuracy:.1%} of answers right"
+        if found.accuracy_range is not None:
+            low, high = found.accuracy_range
+            remark = f"95 % interval {low:.1%} to {high:.1%}"
         tiles.append((f"{found.accuracy_kept:.1%}", "accuracy kept", remark))
     if found.speedup is not None:
         tiles.append((f"{found.speedup:.2f} x", "sooner to the first token", ""))
@@ -133,6 +136,7 @@ def _columns(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         "held out": [html.number(row.held_out) for row in rows],
         "accuracy": [html.percent(row.accuracy) for row in rows],
         "accuracy kept": [html.percent(row.accuracy_kept) for row in rows],
+        "95 % interval": [html.span(row.accuracy_range) for row in rows],
         "speed-up": ["" if row.speedup is None else f"{row.speedup:.2f} x" for row in rows],
         "KV cache": [html.size(row.kv_bytes) for row in rows],
     }

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vflowopt_search.adapters.base import Adapter
-from vflowopt_search.pruning.engine import PruningEngine
 from vflowopt_search.pruning.record import Applied, LastPrefill
+from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck.inputs import special_tokens
 from vflowopt_search.strategy import Strategy
 

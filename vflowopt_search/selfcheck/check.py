@@ -27,6 +27,7 @@ from vflowopt_search.adapters.generic import GenericAdapter
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.budget import kept_counts
 from vflowopt_search.errors import UnsupportedError, VFlowOptError
+from vflowopt_search.pruning.last_token import last_token_only
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.selfcheck.answer import (
@@ -201,7 +202,7 @@ def _eager_map(adapter: Adapter, inputs: Mapping[str, Any]) -> Iterator[Check]:
 def _encoded_before(
     adapter: Adapter, inputs: Mapping[str, Any], bounds: _Bounds
 ) -> Iterator[Check]:
-    """Features in place of pixels, which is how a search encodes each image only once."""
+    """Features in place of pixels and one token in the last layer: how a search measures."""
     call = encoder_inputs(adapter, inputs, "image")
     rest = {k: v for k, v in inputs.items() if k not in call or k.endswith("grid_thw")}
     if not call or any(name.startswith(PIXELS) for name in rest):  # without images, or with videos
@@ -209,10 +210,10 @@ def _encoded_before(
     with torch.no_grad():
         output = encode_visuals(adapter, call, "image")
         rest[ENCODED] = {"image": adapter.encoded(adapter.features(output))}
-        with feeding(adapter, rest) as fed:
+        with last_token_only(adapter), feeding(adapter, rest) as fed:
             given = adapter.model(**fed, use_cache=False).logits[:, -1]
         whole = adapter.model(**inputs, use_cache=False).logits[:, -1]
-    yield Check("images encoded before: logits", gap_between(given, whole), bounds.least)
+    yield Check("measured as in a search: logits", gap_between(given, whole), bounds.least)
 
 
 def _together(adapter: Adapter, prompts: Prompts, bounds: _Bounds, noise: float) -> Iterator[Check]:

@@ -1,0 +1,47 @@
+"""Features wait where they fit, and moving them changes no value."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.small_set import small_set
+from tests.tiny import tiny_model, tiny_processor
+from vflowopt_search.objective import build_objective
+from vflowopt_search.reference.placement import free_memory, moved, place_for, settled
+
+SIZE = st.integers(0, 2**40)
+
+
+@given(size=SIZE, device=SIZE, host=SIZE)
+def test_nothing_is_put_where_trials_would_lack_room(size: int, device: int, host: int) -> None:
+    place = place_for(size, device, host)
+    assert place != "device" or 4 * size <= device
+    assert place != "pinned" or 2 * size <= host
+    assert place != "host" or (4 * size > device and 2 * size > host)
+
+
+@pytest.mark.parametrize(
+    ("size", "place"), [(1, "device"), (25, "device"), (26, "pinned"), (51, "host")]
+)
+def test_the_fastest_place_comes_first(size: int, place: str) -> None:
+    assert place_for(size, free_device=100, free_host=100) == place
+
+
+def test_moved_features_measure_the_same() -> None:
+    objective = build_objective(tiny_model("llava"), tiny_processor("llava"), small_set())
+    prepared = objective.reference.prepared
+    copied = moved(prepared, torch.clone)
+    for one, same in zip(prepared.samples, copied.samples, strict=True):
+        assert one.input_ids is same.input_ids
+        for feature, copy in zip(one.features, same.features, strict=True):
+            assert torch.equal(feature, copy)
+            assert feature.data_ptr() != copy.data_ptr()
+
+
+def test_on_the_cpu_nothing_moves() -> None:
+    objective = build_objective(tiny_model("llava"), tiny_processor("llava"), small_set())
+    assert settled(objective.reference.prepared) is objective.reference.prepared
+    assert 0 < free_memory() < 2**50

@@ -1,0 +1,119 @@
+"""What is kept stays within its bound, is shared by processes, and is right or not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vflowopt_search.errors import CacheError
+from vflowopt_search.reference.shelf import CacheFolder, DiskShelf, MemoryShelf, Shelf
+
+KILO = {"x": torch.arange(250.0)}
+KILO_FILE = 1000 + 72  # safetensors' header
+
+
+def disk(root: Path, limit_bytes: int = 10**6) -> DiskShelf:
+    return DiskShelf(root / "maps" / "a-model", CacheFolder(root, limit_bytes))
+
+
+def files(root: Path) -> set[str]:
+    return {path.stem for path in root.rglob("*.safetensors")}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), max_size=30), st.integers(1, 400))
+def test_memory_never_holds_more_than_its_bound(puts: list[tuple[int, int]], limit: int) -> None:
+    shelf = MemoryShelf(limit)
+    for name, size in puts:
+        shelf.put(str(name), {"x": torch.full((size,), float(size))})
+        held = [found for n in range(6) if (found := shelf.get(str(n))) is not None]
+        assert sum(found["x"].nbytes for found in held) == shelf.held_bytes <= limit
+        newest = shelf.get(str(name))
+        assert (newest is None) == (4 * size > limit)
+        assert newest is None or len(newest["x"]) == size
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_the_longest_unused_goes_first(kind: str, tmp_path: Path) -> None:
+    limit = 3000 if kind == "memory" else 3 * KILO_FILE + 500
+    shelf: Shelf = MemoryShelf(limit) if kind == "memory" else disk(tmp_path, limit)
+    for age, name in enumerate(["old", "older", "oldest"]):
+        shelf.put(name, KILO)
+        if kind == "disk":
+            stamp = 1_000_000 - age
+            os.utime(tmp_path / "maps" / "a-model" / f"{name}.safetensors", (stamp, stamp))
+    shelf.get("old" if kind == "memory" else "oldest")
+    shelf.put("new", KILO)
+    everyone = {"old", "older", "oldest", "new"}
+    fresh: Shelf = shelf if kind == "memory" else disk(tmp_path)
+    assert {name for name in everyone if fresh.get(name) is not None} == {"old", "oldest", "new"}
+
+
+def test_the_bound_holds_for_all_files_of_a_cache(tmp_path: Path) -> None:
+    shelf = disk(tmp_path, 10 * KILO_FILE)
+    other = tmp_path / "references" / "x" / "reference.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"x" * 5 * KILO_FILE)
+    other.with_suffix(".json").write_text("{}")
+    os.utime(other, (1, 1))
+    for number in range(30):
+        shelf.put(str(number), KILO)
+        assert sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors")) <= 10 * KILO_FILE
+    assert not other.exists()
+    assert not other.with_suffix(".json").exists()
+
+
+def test_what_a_running_search_needs_is_not_deleted(tmp_path: Path) -> None:
+    shelf = disk(tmp_path, 4 * KILO_FILE)
+    needed = tmp_path / "references" / "reference.safetensors"
+    needed.parent.mkdir(parents=True)
+    needed.write_bytes(b"x" * 2 * KILO_FILE)
+    os.utime(needed, (1, 1))
+    shelf.cache.needed.add(needed)
+    for number in range(10):
+        shelf.put(str(number), KILO)
+    assert needed.exists()
+    assert shelf.get("9") is not None
+
+
+def test_a_deleted_file_goes_on_serving_those_who_mapped_it(tmp_path: Path) -> None:
+    mine, theirs = disk(tmp_path), disk(tmp_path)
+    mine.put("a", KILO)
+    mapped = theirs.get("a")
+    assert mapped is not None
+    (tmp_path / "maps" / "a-model" / "a.safetensors").unlink()
+    assert torch.equal(mapped["x"], KILO["x"])
+    assert disk(tmp_path).get("a") is None
+
+
+def test_a_torn_file_is_not_there(tmp_path: Path) -> None:
+    disk(tmp_path).put("a", KILO)
+    path = tmp_path / "maps" / "a-model" / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert disk(tmp_path).get("a") is None
+
+
+def test_another_process_reads_what_this_one_wrote(tmp_path: Path) -> None:
+    disk(tmp_path).put("4/abc", KILO)
+    program = (
+        "import sys; from pathlib import Path;"
+        "from vflowopt_search.reference.shelf import CacheFolder, DiskShelf;"
+        "root = Path(sys.argv[1]);"
+        "shelf = DiskShelf(root / 'maps' / 'a-model', CacheFolder(root, 10**6));"
+        "print(float(shelf.get('4/abc')['x'].sum()))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert float(printed) == float(KILO["x"].sum())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "maps").write_text("a file")
+    with pytest.raises(CacheError, match=r"cannot be written .* let it hold less with --cache-gb"):
+        disk(tmp_path).put("a", KILO)

@@ -1,0 +1,75 @@
+"""The held-out half of `search`: samples that no trial sees, for the best and the plain ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from vflowopt_search.cli.preparation import held_out_half, objective_on
+
+if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet
+    from vflowopt_search.cli.job import Job
+    from vflowopt_search.cli.preparation import Prepared
+    from vflowopt_search.cli.progress import Display
+    from vflowopt_search.objective import Objective
+    from vflowopt_search.outcome import StudyOutcome
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Samples that no trial sees; chosen and measured unpruned when they are first asked for.
+
+    Args:
+        job: what was asked for.
+        prepared: the search half.
+        shown: where progress goes.
+    """
+
+    job: Job
+    prepared: Prepared
+    shown: Display
+
+    @cached_property
+    def samples(self) -> CalibrationSet | None:
+        """As many as the search sees, or what is left; None where nothing is, or none wanted."""
+        if not self.job.held_out:
+            return None
+        self.shown.phase("reading held-out samples")
+        return held_out_half(self.job, self.prepared.calibration)
+
+    @property
+    def note(self) -> str:
+        """What to tell a user who wanted a held-out half and got none."""
+        if not self.job.held_out or "samples" not in vars(self) or self.samples is not None:
+            return ""
+        return (
+            f"{self.prepared.calibration.name} has no images left that the search did not see, so "
+            "the best strategy was not measured on others; ask for fewer --samples"
+        )
+
+    @cached_property
+    def objective(self) -> Objective | None:
+        """Measures on these samples; None where there are none."""
+        if self.samples is None:
+            return None
+        self.shown.phase("measuring the whole model on held-out samples", len(self.samples))
+        return objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+
+    def rescored(self, outcome: StudyOutcome) -> StudyOutcome:
+        """The outcome with its best strategy measured on these samples too; measured once.
+
+        Raises:
+            VFlowOptError: a sample cannot be measured.
+        """
+        from vflowopt_search.outcome import outcome_of_study
+        from vflowopt_search.rescoring import needs_rescoring, rescore
+
+        if not outcome.finished or not needs_rescoring(outcome.study):
+            return outcome
+        if self.samples is None or self.objective is None:
+            return outcome
+        self.shown.phase("measuring the best on held-out samples")
+        rescore(outcome.study, self.objective, self.samples.sha256)
+        return outcome_of_study(outcome.study, self.job.recipe.trials, interrupted=False)

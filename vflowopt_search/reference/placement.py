@@ -1,0 +1,70 @@
+"""Where features wait between trials: on a GPU while they fit there, else where it can fetch them.
+
+A model on the CPU reads them from where they are: mapped from the cache, or in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vflowopt_search.reference.prepared import PreparedSet, Visuals
+
+Place = Literal["device", "pinned", "host"]
+
+OF_DEVICE = 0.25
+"""Share of a GPU's free memory that features may take: trials need the rest."""
+OF_HOST = 0.5
+"""Share of the free main memory that may be page-locked, which the system cannot take back."""
+
+
+def place_for(num_bytes: int, free_device: int, free_host: int) -> Place:
+    """Where features of this size wait: on the device, page-locked in main memory, or as is."""
+    if num_bytes <= OF_DEVICE * free_device:
+        return "device"
+    return "pinned" if num_bytes <= OF_HOST * free_host else "host"
+
+
+def settled(prepared: PreparedSet) -> PreparedSet:
+    """The samples with their features where trials get them fastest; on the CPU as they are."""
+    device = prepared.adapter.backbone.device
+    if device.type != "cuda":
+        return prepared
+    size = sum(one.nbytes for sample in prepared.samples for one in sample.features)
+    place = place_for(size, torch.cuda.mem_get_info(device)[0], free_memory())
+    return moved(prepared, {"device": lambda x: x.to(device), "pinned": pinned}.get(place, as_is))
+
+
+def moved(prepared: PreparedSet, move: Callable[[Tensor], Tensor]) -> PreparedSet:
+    """The samples with every feature tensor moved."""
+
+    def with_moved(visuals: Visuals) -> Visuals:
+        return replace(visuals, features=tuple(move(one) for one in visuals.features))
+
+    result = copy(prepared)
+    result.samples = [
+        replace(sample, visuals={kind: with_moved(v) for kind, v in sample.visuals.items()})
+        for sample in prepared.samples
+    ]
+    return result
+
+
+def free_memory() -> int:
+    """Bytes of main memory that are free, without what the system could give back."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """A page-locked copy, which a GPU fetches while it computes."""
+    return tensor.pin_memory()
+
+
+def as_is(tensor: Tensor) -> Tensor:
+    """The tensor itself."""
+    return tensor

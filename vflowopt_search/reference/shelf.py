@@ -1,0 +1,160 @@
+"""Tensors that trials, processes and runs share: in memory, or mapped from files; in bounds.
+
+A file on a shelf is written whole or not at all and then only mapped into memory: the operating
+system holds its pages once for all processes and gives them up when memory is short. The bound
+counts every tensor file under the cache folder; those not used for longest go first, also while
+another process has them mapped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vflowopt_search.reference.cache import writing
+
+GB = 10**9
+DISK_GB = 20.0
+"""What a cache folder may hold unless said."""
+MEMORY_GB = 4.0
+"""What is held in memory where there is no folder, unless said."""
+AFTER_CLEARING = 0.9
+"""Share of the bound that is left full, so that not every file to come clears again."""
+
+Tensors = Mapping[str, Tensor]
+
+
+class Shelf(Protocol):
+    """Named groups of tensors, any of which may be gone."""
+
+    limit_bytes: int
+
+    def get(self, name: str) -> Tensors | None:
+        """The tensors put under this name; None if they were never put or are gone."""
+        ...
+
+    def put(self, name: str, tensors: Tensors) -> None:
+        """Keep tensors, and let go of what was not used for longest until they fit."""
+        ...
+
+
+class MemoryShelf:
+    """Keeps tensors where they are; gone with the process."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Hold at most `limit_bytes`."""
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._held: OrderedDict[str, Tensors] = OrderedDict()
+
+    def get(self, name: str) -> Tensors | None:
+        """The tensors put under this name; None if they were never put or are gone."""
+        found = self._held.get(name)
+        if found is not None:
+            self._held.move_to_end(name)
+        return found
+
+    def put(self, name: str, tensors: Tensors) -> None:
+        """Keep tensors, and let go of what was not used for longest until they fit."""
+        self.held_bytes += _nbytes(tensors) - _nbytes(self._held.pop(name, {}))
+        self._held[name] = tensors
+        while self.held_bytes > self.limit_bytes:
+            self.held_bytes -= _nbytes(self._held.popitem(last=False)[1])
+
+
+class CacheFolder:
+    """A folder of tensor files that all together stay within a bound.
+
+    Attributes:
+        root: the folder.
+        limit_bytes: what its tensor files may take.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int) -> None:
+        """Bound what is under `root`."""
+        self.root, self.limit_bytes = root, limit_bytes
+        self.needed: set[Path] = set()
+        self._used: int | None = None
+
+    def added(self, path: Path) -> None:
+        """Count a file just written, and delete the longest unused ones if the bound is passed.
+
+        Files in `needed`, without which a running search could not go on, are left.
+        """
+        if self._used is None:
+            self._used = sum(size for _, size, _ in self._files())
+        else:
+            self._used += path.stat().st_size
+        if self._used > self.limit_bytes:
+            self._used = self._clear({path, *self.needed})
+
+    def _clear(self, spared: set[Path]) -> int:
+        files = sorted(self._files())
+        left = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if left <= AFTER_CLEARING * self.limit_bytes:
+                break
+            if path not in spared:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".json").unlink(missing_ok=True)
+                left -= size
+        return left
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Time of last use, size and path of every tensor file."""
+        found = []
+        for path in self.root.rglob("*.safetensors"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another process clears
+                continue
+            found.append((status.st_mtime, status.st_size, path))
+        return found
+
+
+class DiskShelf:
+    """Keeps tensors in files of a folder within a bounded cache, mapped into memory when used."""
+
+    def __init__(self, folder: Path, cache: CacheFolder) -> None:
+        """Keep one file per name in `folder`, which lies in the cache."""
+        self.folder, self.cache = folder, cache
+        self.limit_bytes = cache.limit_bytes
+        self._mapped: dict[str, Tensors] = {}
+
+    def get(self, name: str) -> Tensors | None:
+        """The tensors put under this name, by whatever process; None if they are gone."""
+        path = self._path(name)
+        if name not in self._mapped:
+            try:
+                self._mapped[name] = load_file(path)
+                os.utime(path)
+            except (OSError, SafetensorError):
+                return None
+        return self._mapped[name]
+
+    def put(self, name: str, tensors: Tensors) -> None:
+        """Keep tensors in a file; the oldest files of the cache go until they fit.
+
+        Raises:
+            CacheError: the folder cannot be written.
+        """
+        path = self._path(name)
+        with writing(path) as draft:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, draft)
+            draft.replace(path)
+        self._mapped.pop(name, None)
+        self.cache.added(path)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def _nbytes(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,0 +1,139 @@
+"""Rounds of trials that are asked together, measured together and told in their order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+from optuna import Study, Trial
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from vflowopt_search import trials
+from vflowopt_search.heartbeat import Heartbeat, fail_dead_trials
+from vflowopt_search.outcome import TrialReport, report_of
+from vflowopt_search.race import Race, Runner
+from vflowopt_search.recovery import num_running_elsewhere
+
+OnTrial = Callable[[TrialReport], None]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The trials that a study still lacks.
+
+    A trial is drawn knowing the parameters, but not the values, of those before it in its round.
+    An interrupted round goes on with the same parameters, so that the study is the same in the
+    end.
+
+    Args:
+        study: where they are asked and told.
+        storage: the study's.
+        race: draws and measures them.
+        total: trials that the study has in the end, over all runs and workers.
+        on_trial: called after each trial that counts.
+    """
+
+    study: Study
+    storage: BaseStorage
+    race: Race
+    total: int
+    on_trial: OnTrial | None
+
+    def run(self) -> None:
+        """Run rounds until all trials have begun.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; the round's trials are left running.
+        """
+        while (begun := self._num_begun()) < self.total:
+            self._round(self.race.trials_per_batch - begun % self.race.trials_per_batch)
+
+    def _round(self, size: int) -> None:
+        fail_dead_trials(self.study)
+        runners: list[Runner] = []
+        with Heartbeat(self.storage) as heartbeat:
+            while len(runners) < size and self._num_begun() + len(runners) < self.total:
+                trial = _ask(self.study)
+                heartbeat.add(trial._trial_id)
+                runners.append(self.race.enter(trial))
+            for group in _groups(runners):
+                with _Blame(self.study, group):
+                    self.race.run(self.study, group)
+                self._tell(group)
+
+    def _num_begun(self) -> int:
+        """Trials that count or are in the hands of other processes."""
+        counted = trials.num_counted(self.study.get_trials(deepcopy=False))
+        return counted + num_running_elsewhere(self.study)
+
+    def _tell(self, group: Sequence[Runner]) -> None:
+        samples = range(self.race.objective.num_samples)
+        for runner in sorted(group, key=lambda runner: runner.slot):
+            trial = runner.trial
+            if runner.failure is not None:
+                _fail(self.study, trial, runner.failure)
+            else:
+                trial.set_user_attr(trials.SECONDS, round(runner.seconds, 6))
+                trial.set_user_attr(trials.PER_SAMPLE, [runner.seen.get(i) for i in samples])
+                trial.set_user_attr(trials.SAMPLES_SEEN, len(runner.seen))
+                self.study.tell(trial, runner.value)
+            if self.on_trial is not None:
+                told = self.study.get_trials(deepcopy=False)[trial.number]
+                self.on_trial(report_of(self.study, told, self.total))
+
+
+def _ask(study: Study) -> Trial:
+    with warnings.catch_warnings():
+        # Optuna misses its own heartbeat here; ours is in its place.
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+        return study.ask()
+
+
+def _groups(runners: Sequence[Runner]) -> Iterator[list[Runner]]:
+    """What is measured together: those under which a process ended before, each by itself.
+
+    So the one that ends processes is found, and takes nobody with it.
+    """
+    for runner in runners:
+        if runner.suspect:
+            yield [runner]
+    together = [runner for runner in runners if not runner.suspect]
+    if together:
+        yield together
+
+
+def _fail(study: Study, trial: Trial, error: Exception) -> None:
+    trial.set_user_attr(trials.FAILURE, f"{type(error).__name__}: {error}"[:500])
+    study.tell(trial, state=TrialState.FAIL)
+
+
+class _Blame(AbstractContextManager[None]):
+    """When an error ends a measurement, its trial fails; lets every error through.
+
+    Where nobody knows which of several trials it was, each is tried again by itself.
+    """
+
+    def __init__(self, study: Study, group: Sequence[Runner]) -> None:
+        self._study, self._group = study, group
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        known = [runner for runner in self._group if runner.failure is error]
+        blamed = self._group if len(self._group) == 1 else known
+        for runner in blamed:
+            _fail(self._study, runner.trial, error)
+        for runner in () if blamed else self._group:
+            deaths = runner.trial.user_attrs.get(trials.DEATHS, 0) + 1
+            runner.trial.set_user_attr(trials.DEATHS, deaths)
+            said = f"measured with others, {type(error).__name__}: {error}"[:500]
+            runner.trial.set_user_attr(trials.ABANDONED, said)
