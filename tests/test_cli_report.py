@@ -83,6 +83,12 @@ def test_search_writes_the_command_that_makes_it_again(searched: Path, world: Wo
     assert " ".join(command) in (searched / run_folder.REPORT).read_text()
 
 
+def test_a_refused_search_leaves_the_command_alone(copied: Path, world: World) -> None:
+    before = (copied / run_folder.COMMAND).read_text()
+    assert run(*world.search(copied, "--trials", str(TRIALS), "--seed", "9")).exit_code == 1
+    assert (copied / run_folder.COMMAND).read_text() == before
+
+
 def test_report_needs_no_model(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def loads(*args: Any) -> None:
         raise AssertionError("a report of what was recorded must load no model")

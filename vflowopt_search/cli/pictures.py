@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import comparison
+from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.comparison import Row
 from vflowopt_search.cli.job import Job
 from vflowopt_search.errors import StudyError
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from vflowopt_search.objective import Objective
     from vflowopt_search.outcome import StudyOutcome
     from vflowopt_search.strategy import Strategy
+
+
+def write_command(job: Job) -> None:
+    """Write the command that makes the run again.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
+    with written(job.output / run_folder.COMMAND) as path:
+        path.write_text(command_of(job) + "\n", encoding="utf-8")
 
 
 def write_baselines(job: Job, rows: Sequence[Row]) -> None:

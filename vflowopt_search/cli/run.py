@@ -14,13 +14,18 @@ import typer
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import comparison
-from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.comparison import FOUND, Row
 from vflowopt_search.cli.console import print_json, stdout
 from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED
-from vflowopt_search.cli.pictures import write_baselines, write_overlays, write_page, written
+from vflowopt_search.cli.pictures import (
+    write_baselines,
+    write_command,
+    write_overlays,
+    write_page,
+    written,
+)
 from vflowopt_search.cli.preparation import Prepared, held_out_questions, prepare
 from vflowopt_search.cli.progress import Display, display
 from vflowopt_search.cli.summary import Summary, earlier_comparison
@@ -43,13 +48,14 @@ def run(job: Job, *, as_json: bool) -> None:
     """
     start = time.monotonic()
     _make_folder(job.output)
-    with written(job.output / run_folder.COMMAND) as path:
-        path.write_text(command_of(job) + "\n", encoding="utf-8")
     try:
         with display() as shown:
             prepared = prepare(job, shown)
             held_out = HeldOut(job, prepared, shown)
+            if not (job.output / run_folder.COMMAND).exists():
+                write_command(job)  # now, for a report while the search runs
             outcome = run_trials(job, prepared, shown)
+            write_command(job)  # not before: a search that is refused leaves the folder alone
             export(job, outcome)  # before anything else can go wrong
             if not outcome.interrupted:
                 outcome = held_out.rescored(outcome)

@@ -34,7 +34,7 @@ from vflowopt_search.report.view_pictures import Placed, ViewCells, placed_image
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:
-    from vflowopt_search.pruning.engine import PruningEngine
+    from vflowopt_search.pruning.single import PruningEngine
 
 MOST_VIEWS = 4
 """Of a sample with more (tiles, frames), so many are kept, evenly spread."""
