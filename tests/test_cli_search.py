@@ -209,7 +209,7 @@ def test_the_shipped_model_also_tells_accuracy(
     strategy = Strategy.load(output / run_folder.STRATEGY)
     assert strategy.model is not None
     assert strategy.model.name == "testbed"
-    assert "accuracy, found" in (output / run_folder.REPORT).read_text()
+    assert "accuracy kept" in (output / run_folder.REPORT).read_text()
 
 
 def test_ctrl_c_keeps_what_was_found_and_resumes(world: World, tmp_path: Path) -> None:
