@@ -9,15 +9,27 @@ if TYPE_CHECKING:
     from vflowopt_search.deploy import prune as prune
     from vflowopt_search.deploy import pruned as pruned
     from vflowopt_search.strategy import Strategy as Strategy
+    from vflowopt_search.strategy_hub import pull_strategy as pull_strategy
+    from vflowopt_search.strategy_hub import push_strategy as push_strategy
     from vflowopt_search.study import search as search
 
 __version__ = "0.1.0"
-__all__ = ["Strategy", "__version__", "prune", "pruned", "search"]
+__all__ = [
+    "Strategy",
+    "__version__",
+    "prune",
+    "pruned",
+    "pull_strategy",
+    "push_strategy",
+    "search",
+]
 
 _HOME = {
     "Strategy": "vflowopt_search.strategy",
     "prune": "vflowopt_search.deploy",
     "pruned": "vflowopt_search.deploy",
+    "pull_strategy": "vflowopt_search.strategy_hub",
+    "push_strategy": "vflowopt_search.strategy_hub",
     "search": "vflowopt_search.study",
 }
 

@@ -11,6 +11,7 @@ from vflowopt_search import __version__
 from vflowopt_search.cli.apply import apply
 from vflowopt_search.cli.console import complain, quiet_libraries
 from vflowopt_search.cli.doctor import doctor
+from vflowopt_search.cli.hub import pull, push
 from vflowopt_search.cli.listing import models, spaces
 from vflowopt_search.cli.search import search
 from vflowopt_search.cli.show import show
@@ -66,6 +67,8 @@ app.command("apply")(apply)
 app.command("models")(models)
 app.command("spaces")(spaces)
 app.command("doctor")(doctor)
+app.command("push")(push)
+app.command("pull")(pull)
 
 
 def main() -> None:
