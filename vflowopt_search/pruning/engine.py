@@ -43,6 +43,7 @@ from vflowopt_search.pruning.state import (
     state_of,
     whole_segment,
 )
+from vflowopt_search.pruning.threads import PerThread, nothing
 from vflowopt_search.pruning.training import Labels
 from vflowopt_search.strategy import Strategy
 
@@ -52,8 +53,13 @@ DEEPSTACK = "deepstack_visual_embeds"
 class PruningEngine:
     """One strategy on one model.
 
-    The state of a prompt lives on its cache; between hooks of a single forward it is held here.
+    The state of a prompt lives on its cache; between hooks of a single forward it is held here,
+    for each thread apart.
     """
+
+    _call: PerThread[dict[str, Any]] = PerThread(dict)
+    _labels: PerThread[Labels | None] = PerThread(nothing)
+    _forward: PerThread[Forward | None] = PerThread(nothing)
 
     def __init__(self, anatomy: Anatomy, strategy: Strategy, applied: Applied) -> None:
         self.anatomy = anatomy
@@ -61,9 +67,6 @@ class PruningEngine:
         self.applied = applied
         self.scoring = Scoring(anatomy, strategy)
         self.later_layers = {s.layer: k for k, s in enumerate(strategy.stages) if s.layer > 0}
-        self._call: dict[str, Any] = {}
-        self._labels: Labels | None = None
-        self._forward: Forward | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
