@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vflowopt_search.report.runs import Run as Run
     from vflowopt_search.report.runs import load_run as load_run
     from vflowopt_search.strategy import Strategy as Strategy
+    from vflowopt_search.strategy_hub import pull_strategy as pull_strategy
+    from vflowopt_search.strategy_hub import push_strategy as push_strategy
     from vflowopt_search.study import search as search
 
 __version__ = "0.1.0"
@@ -34,6 +36,8 @@ _HOME = {
     "load_run": "vflowopt_search.report.runs",
     "prune": "vflowopt_search.deploy",
     "pruned": "vflowopt_search.deploy",
+    "pull_strategy": "vflowopt_search.strategy_hub",
+    "push_strategy": "vflowopt_search.strategy_hub",
     "search": "vflowopt_search.study",
     "write_report": "vflowopt_search.report.page",
 }
@@ -50,6 +54,8 @@ __all__ = [
     "load_run",
     "prune",
     "pruned",
+    "pull_strategy",
+    "push_strategy",
     "search",
     "write_report",
 ]

@@ -13,6 +13,7 @@ from vflowopt_search.cli.bench import bench
 from vflowopt_search.cli.console import complain, quiet_libraries
 from vflowopt_search.cli.doctor import doctor
 from vflowopt_search.cli.evaluate import evaluate
+from vflowopt_search.cli.hub import pull, push
 from vflowopt_search.cli.listing import models, spaces
 from vflowopt_search.cli.report import dashboard, report
 from vflowopt_search.cli.search import search
@@ -75,6 +76,8 @@ app.command("dashboard")(dashboard)
 app.command("models")(models)
 app.command("spaces")(spaces)
 app.command("doctor")(doctor)
+app.command("push")(push)
+app.command("pull")(pull)
 
 
 def main() -> None:
