@@ -69,6 +69,10 @@ def test_time_left_of_steps_that_come_in_batches(clock: Time) -> None:
     assert left.left(32, 96) == "0:00:16 left"
 
 
+def test_nothing_is_said_of_the_time_left_before_the_first_step(clock: Time) -> None:
+    assert Clock().left(0, 10) == ""
+
+
 def test_a_line_every_few_trials(clock: Time) -> None:
     shown, written = lines()
     shown.phase("trials", 100)
