@@ -16,15 +16,16 @@ from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.deploy import pruned
-from vflowopt_search.divergence import METRICS
+from vflowopt_search.divergence import ANSWER_METRICS, METRICS
 from vflowopt_search.errors import CacheError, DivergenceError, ModelError, UnsupportedError
-from vflowopt_search.evaluate import evaluate_accuracy
+from vflowopt_search.evaluate.answers import Asking
+from vflowopt_search.evaluate.evaluation import evaluate
 from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.reference.shelf import GB, MemoryShelf
 from vflowopt_search.strategy import Importance, Recycling, Strategy
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-every_metric = pytest.mark.parametrize("metric", sorted(METRICS))
+every_metric = pytest.mark.parametrize("metric", sorted([*METRICS, *ANSWER_METRICS]))
 EVERYONE = list(range(7))
 
 
@@ -180,7 +181,7 @@ def test_a_pruned_model_is_no_reference(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match="pruned already; leave the"):
             build_objective(model, processor, small_set(), cache=tmp_path)
         with pytest.raises(UnsupportedError, match="pruned already; leave the"):
-            evaluate_accuracy(model, processor, small_set().samples, {"unpruned": None})
+            evaluate(Asking(model, processor), small_set().samples, {})
     assert list(tmp_path.rglob("*")) == []
 
 

@@ -121,6 +121,7 @@ def _mask_off(patch: pytest.MonkeyPatch) -> None:
         return made
 
     patch.setattr(LayerMasks, "mask", blind)
+    patch.setattr(LayerMasks, "hide_nothing", lambda self, state, num_new: False)
 
 
 def _touches_what_is_kept(patch: pytest.MonkeyPatch) -> None:
@@ -162,12 +163,12 @@ def _other_attention(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_mixed(patch: pytest.MonkeyPatch) -> None:
-    original = forward.rows_at
+    original = forward.tokens_at
 
-    def mixed(values: Tensor, index: Tensor) -> Tensor:
-        return original(values.roll(1, 0), index)
+    def mixed(values: Tensor, positions: Tensor, index: Tensor) -> Any:
+        return original(values.roll(1, 0), positions, index)
 
-    patch.setattr("vflowopt_search.pruning.engine.rows_at", mixed)
+    patch.setattr("vflowopt_search.pruning.engine.tokens_at", mixed)
 
 
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

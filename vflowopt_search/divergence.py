@@ -117,3 +117,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "total_variation": Metric(_logits, _total_variation),
     }
 )
+
+ANSWER_METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        "answer_cosine": "last_token_cosine",
+        "answer_kl": "kl",
+        "answer_total_variation": "total_variation",
+    }
+)
+"""Metrics along the unpruned model's own answer → what is averaged over its positions."""

@@ -8,8 +8,10 @@ VFlowOptError
 │   └── UnsupportedError    the model is known, but not what is asked of it
 ├── CalibrationError    the calibration set cannot be read or is unusable
 ├── CacheError          what was stored for a model cannot be written or read
+├── EvaluationError     answers cannot be scored, kept or read again
 ├── DivergenceError     a comparison gave a number that is not finite
-└── StudyError          the study cannot be created, resumed or exported
+├── StudyError          the study cannot be created, resumed or exported
+└── BenchmarkError      a benchmark cannot be run, or its file cannot be read
 """
 
 from __future__ import annotations
@@ -47,9 +49,17 @@ class CacheError(VFlowOptError):
     """What was stored for a model cannot be written or read."""
 
 
+class EvaluationError(VFlowOptError):
+    """Answers cannot be scored, kept or read again."""
+
+
 class DivergenceError(VFlowOptError, ArithmeticError):
     """A comparison gave a number that is not finite."""
 
 
 class StudyError(VFlowOptError):
     """The study cannot be created, resumed or exported."""
+
+
+class BenchmarkError(VFlowOptError):
+    """A benchmark cannot be run, or its file cannot be read."""

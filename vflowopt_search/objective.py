@@ -5,85 +5,42 @@ Shape suffixes: B = samples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
-from vflowopt_search.deploy import attached_together
-from vflowopt_search.divergence import divergence
-from vflowopt_search.errors import CacheError, ModelError
-from vflowopt_search.importance.context import ContextAttention
+from vflowopt_search.deploy import attached_engine, attached_together
+from vflowopt_search.divergence import ANSWER_METRICS, divergence
+from vflowopt_search.errors import ModelError
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
-from vflowopt_search.pruning.scoring import Scoring
 from vflowopt_search.pruning.single import PruningEngine
+from vflowopt_search.reference.along_answer import (
+    AnswerReference,
+    answer_divergences,
+    build_answers,
+    decoded,
+)
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.placement import settled
-from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
-from vflowopt_search.reference.shelf import (
-    DISK_GB,
-    GB,
-    MEMORY_GB,
-    CacheFolder,
-    DiskShelf,
-    MemoryShelf,
-    Shelf,
-)
-from vflowopt_search.reference.unpruned import Reference, build_reference, key_digest
+from vflowopt_search.reference.shelf import cache_folder, map_shelf
+from vflowopt_search.reference.source import Row, SignalSource
+from vflowopt_search.reference.unpruned import Reference, build_reference
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
-
-Row = tuple[int, int]
-"""Of a batch: number of a strategy, number of a sample."""
-KnownAttention = dict[tuple[int, tuple[int, ...]], dict[str, tuple[ContextAttention, ...]]]
-"""Vision layer and samples to their maps by kind."""
-
-
-class SignalSource:
-    """Signals of prepared samples, with the attention maps that an engine's scores need."""
-
-    def __init__(self, prepared: PreparedSet, maps: AttentionMaps) -> None:
-        self.prepared, self.maps = prepared, maps
-
-    def feed(self, engine: PruningEngine, indices: Sequence[int]) -> dict[str, Any]:
-        """Give the engine the signals of a batch; returns the batch for the model."""
-        engine.scoring.forget_images()
-        self._provide(engine.scoring, indices, {})
-        return self.prepared.inputs(indices)
-
-    def feed_rows(self, engine: MixedEngine, rows: Sequence[Row]) -> dict[str, Any]:
-        """The same where the rows of each strategy stand together."""
-        engine.scoring.forget_images()
-        engine.assign([number for number, _ in rows])
-        known: KnownAttention = {}
-        for number, mine in groupby(rows, key=itemgetter(0)):
-            self._provide(engine.scoring.parts[number], [sample for _, sample in mine], known)
-        return self.prepared.inputs([sample for _, sample in rows])
-
-    def _provide(self, scoring: Scoring, indices: Sequence[int], known: KnownAttention) -> None:
-        """Give a strategy's scoring the signals of its rows; strategies share what is known."""
-        layer = scoring.recorder.layer
-        attention: Mapping[str, tuple[ContextAttention, ...]] = {}
-        if layer is not None:
-            wanted = (layer, tuple(indices))
-            if wanted not in known:
-                known[wanted] = self.maps.attention(layer, indices)
-            attention = known[wanted]
-        for kind, signals in self.prepared.signals(indices).items():
-            scoring.provide(replace(signals, attention=attention.get(kind)), kind)
 
 
 class Room:
@@ -110,8 +67,9 @@ class Objective:
         facts: what a search space has to know of it.
         reference: the unpruned model's readout.
         source: signals of the samples.
-        metric: one of `divergence.METRICS`.
+        metric: one of `divergence.METRICS` or `divergence.ANSWER_METRICS`.
         batch_size: samples that are run together, of each strategy.
+        answers: the unpruned model along its answers; None with metrics of the last prompt token.
         room: what is known of the memory; shared by all measurements.
     """
 
@@ -121,6 +79,7 @@ class Objective:
     source: SignalSource
     metric: str
     batch_size: int
+    answers: AnswerReference | None = None
     room: Room = field(default_factory=Room)
 
     @property
@@ -155,19 +114,13 @@ class Objective:
             DivergenceError: a sample's divergence under one of the strategies is not finite.
             ModelError: a single sample does not fit in memory.
         """
-        asked = self.batch_size * len(strategies)
-        left = self._by_length(len(strategies), indices)
-        found: dict[Row, float] = {}
-        with attached_together(self.adapter.model, strategies) as engine:
-            while left:
-                # a strategy's rows stand together
-                rows = sorted(left[: self.room.rows(asked)], key=itemgetter(0))
-                values = self._measure_rows(engine, rows)
-                if values is None:
-                    self.room.was_too_small(len(rows))
-                    continue
-                found |= zip(rows, values, strict=True)
-                left = left[len(rows) :]
+        rows = self._by_length(len(strategies), indices)
+        if self.answers is None:
+            with attached_together(self.adapter.model, strategies) as engine:
+                asked = self.batch_size * len(strategies)
+                found = self._in_batches(rows, asked, partial(self._at_prompt, engine))
+        else:
+            found = self._along(self.answers, strategies, rows)
         return [[found[number, i] for i in indices] for number in range(len(strategies))]
 
     def _by_length(self, num_strategies: int, indices: Sequence[int]) -> list[Row]:
@@ -176,23 +129,56 @@ class Objective:
         ordered = sorted(dict.fromkeys(indices), key=lambda i: len(samples[i].input_ids))
         return [(number, i) for i in ordered for number in range(num_strategies)]
 
-    def _measure_rows(self, engine: MixedEngine, rows: Sequence[Row]) -> list[float] | None:
-        """Divergence of each row of one batch; None if it does not fit in memory."""
+    def _in_batches(
+        self, left: Sequence[Row], asked: int, measure: Callable[[Sequence[Row]], Tensor]
+    ) -> dict[Row, float]:
+        """Divergence of each row, `asked` of them at a time, or as many as fit in memory."""
+        found: dict[Row, float] = {}
+        while left:
+            # a strategy's rows stand together
+            rows = sorted(left[: self.room.rows(asked)], key=itemgetter(0))
+            try:
+                found |= zip(rows, measure(rows).tolist(), strict=True)
+            except torch.OutOfMemoryError as error:
+                if len(rows) == 1:
+                    raise ModelError(
+                        f"one sample (number {rows[0][1]}) does not fit in memory; use a smaller "
+                        "dtype, smaller images or another device"
+                    ) from error
+                self.room.was_too_small(len(rows))
+            else:
+                left = left[len(rows) :]
+        return found
+
+    def _at_prompt(self, engine: MixedEngine, rows: Sequence[Row]) -> Tensor:
+        """Divergence at the last prompt token of each row of a batch, (B,)."""
         layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
-        samples = [sample for _, sample in rows]
-        try:
-            inputs = self.source.feed_rows(engine, rows)
-            pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
-            unpruned = self.reference.rows(samples, pruned.hidden_BLD.device)
-            values: list[float] = divergence(self.metric, unpruned, pruned).tolist()
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise ModelError(
-                    f"one sample (number {samples[0]}) does not fit in memory; use a smaller "
-                    "dtype, smaller images or another device"
-                ) from error
-            return None
-        return values
+        inputs = self.source.feed_rows(engine, rows)
+        pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
+        unpruned = self.reference.rows([i for _, i in rows], pruned.hidden_BLD.device)
+        return divergence(self.metric, unpruned, pruned)
+
+    def _along(
+        self, answers: AnswerReference, strategies: Sequence[Strategy], rows: Sequence[Row]
+    ) -> dict[Row, float]:
+        """Divergence along the answers; one strategy after the other, for each has its cache."""
+        found: dict[Row, float] = {}
+        for number, strategy in enumerate(strategies):
+            mine = [row for row in rows if row[0] == number]
+            with attached_engine(self.adapter.model, strategy) as engine:
+                measure = partial(self._along_answers, answers, engine)
+                found |= self._in_batches(mine, self.batch_size, measure)
+        return found
+
+    def _along_answers(
+        self, answers: AnswerReference, engine: PruningEngine, rows: Sequence[Row]
+    ) -> Tensor:
+        """Divergence along the answers of one batch of one strategy, (B,)."""
+        samples = [i for _, i in rows]
+        inputs = self.source.feed(engine, samples)
+        _, _, pruned = decoded(self.adapter, inputs, answers.tokens(samples), layers=False)
+        unpruned = answers.rows(samples, self.adapter.backbone.device)
+        return answer_divergences([self.metric], self.adapter, unpruned, pruned)[self.metric]
 
 
 def build_objective(
@@ -213,7 +199,7 @@ def build_objective(
         model: a loaded model of a supported family.
         processor: its processor.
         calibration: the samples.
-        metric: one of `divergence.METRICS`.
+        metric: one of `divergence.METRICS` or `divergence.ANSWER_METRICS`.
         batch_size: samples to a batch; chosen by prompt length when None.
         cache: folder of what no strategy changes: features, the unpruned model's results and
             attention maps, shared by all runs and processes; None keeps it in memory.
@@ -234,7 +220,9 @@ def build_objective(
     reference = build_reference(
         adapter, processor, calibration, pixels, cache=folder, progress=progress
     )
-    prepared = settled(reference.prepared)
+    prepared, answers = settled(reference.prepared), None
+    if metric in ANSWER_METRICS:
+        answers = build_answers(prepared, reference.key, cache=folder, progress=progress)
     shelf = map_shelf(reference.key, folder, cache_gb)
     maps = AttentionMaps(adapter, processor, calibration.samples, prepared, shelf)
     facts = ModelFacts(
@@ -255,27 +243,5 @@ def build_objective(
         source=SignalSource(prepared, maps),
         metric=metric,
         batch_size=batch_size or prepared.batch_size(),
+        answers=answers,
     )
-
-
-def cache_folder(root: Path, cache_gb: float | None) -> CacheFolder:
-    """The cache under `root`, bounded.
-
-    Raises:
-        CacheError: the bound is not positive.
-    """
-    if cache_gb is not None and not cache_gb > 0:
-        raise CacheError(f"the cache may hold {cache_gb} GB, but must hold some; allow more")
-    return CacheFolder(root, round(GB * (DISK_GB if cache_gb is None else cache_gb)))
-
-
-OF_THE_SAMPLES = frozenset({"calibration", "first_inputs"})
-"""Parts of a reference's key that an image's attention map does not depend on."""
-
-
-def map_shelf(key: Mapping[str, str], folder: CacheFolder | None, cache_gb: float | None) -> Shelf:
-    """Where the attention maps of one model are kept, whatever the samples."""
-    if folder is None:
-        return MemoryShelf(round(GB * (MEMORY_GB if cache_gb is None else cache_gb)))
-    of_the_model = {name: value for name, value in key.items() if name not in OF_THE_SAMPLES}
-    return DiskShelf(folder.root / "maps" / key_digest(of_the_model), folder)

@@ -34,7 +34,15 @@ class StudyRecipe(Value):
     samples: Annotated[int, Field(ge=1)]
     """Calibration samples."""
     seed: Annotated[int, Field(ge=0)] = 0
-    metric: Literal["last_token_cosine", "flow", "kl", "total_variation"] = "last_token_cosine"
+    metric: Literal[
+        "last_token_cosine",
+        "flow",
+        "kl",
+        "total_variation",
+        "answer_cosine",
+        "answer_kl",
+        "answer_total_variation",
+    ] = "last_token_cosine"
     """Divergence between the unpruned and the pruned model."""
 
     @classmethod

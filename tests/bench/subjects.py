@@ -64,13 +64,13 @@ def testbed(count: int) -> Subject:
     return Subject("testbed", load_model(), load_processor(), samples)
 
 
-def onevision_half_billion(count: int) -> Subject:
+def onevision_half_billion(count: int, vision_layers: int = 26) -> Subject:
     """LLaVA-OneVision-0.5B's shape, random weights, fp32; square images of one tile and a base."""
     side = 384
     vision = SiglipVisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
-        num_hidden_layers=26,
+        num_hidden_layers=vision_layers,
         num_attention_heads=16,
         image_size=side,
         patch_size=14,

@@ -39,6 +39,47 @@ def test_the_most_frequent_of_several_answers() -> None:
     assert answers == ["b", "c", None]
 
 
+def test_all_answers_of_several_are_kept() -> None:
+    plain = {"image": picture(1), "question": "?"}
+    told: list[tuple[Any, tuple[str, ...]]] = [
+        (["a", "b", "b"], ("a", "b", "b")),
+        ([{"answer": "c", "who": 1}, {"answer": "d"}], ("c", "d")),
+        ({"answer": ["e", "f"]}, ("e", "f")),
+        ({"text": ["g"], "start": [3]}, ("g",)),
+        (["h", None], ("h",)),
+        ("i", ("i",)),
+        (7, ("7",)),
+        (None, ()),
+    ]
+    for value, truths in told:
+        (sample,) = choose([plain | {"answers": value}]).samples
+        assert sample.truths == truths
+        assert (sample.answer is None) == (not truths)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"options": ["red", "blue"]},
+        {"choices": "['red', 'blue']"},
+        {"choices": {"text": ["red", "blue"], "label": ["A", "B"]}},
+        {"A": "red", "B": "blue", "C": None},
+        {"A": "red", "B": "blue", "C": "", "D": "not after a gap"},
+    ],
+)
+def test_options_of_multiple_choice(row: dict[str, Any]) -> None:
+    content = {"image": picture(1), "question": "?", "answer": 1} | row
+    (sample,) = choose([content]).samples
+    assert sample.options == ("red", "blue")
+    assert sample.answer == "B"
+
+
+@pytest.mark.parametrize("row", [{"options": "red or blue"}, {"A": "red"}, {"options": "[red"}])
+def test_what_is_no_list_of_options(row: dict[str, Any]) -> None:
+    (sample,) = choose([{"image": picture(1), "question": "?", "answer": 1} | row]).samples
+    assert (sample.options, sample.answer) == ((), "1")
+
+
 LLAVA = [
     {"from": "human", "value": "<image>\nWhat is it?"},
     {"from": "gpt", "value": "A cat."},

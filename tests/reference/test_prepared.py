@@ -12,7 +12,8 @@ from tests.small_set import PROMPTS, small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for
-from vflowopt_search.evaluate import evaluate_accuracy
+from vflowopt_search.evaluate.answers import Asking, ask
+from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.reference.encoder import first_with_same_images, prepare
 from vflowopt_search.strategy import Importance
 
@@ -52,7 +53,8 @@ def test_pruned_answers_do_not_depend_on_sharing() -> None:
     model, processor = tiny_model("llava_onevision"), tiny_processor("llava_onevision")
     asked = [replace(s, prompt=p) for s in small_set(3).samples for p in PROMPTS[:3]]
     strategy = strategy_of((0, 0.4), importance=Importance(vision_layer=1, context_threshold=1.1))
-    together = evaluate_accuracy(model, processor, asked, {"pruned": strategy}, batch_size=4)
-    for sample, answer in zip(asked, together["pruned"].answers, strict=True):
-        alone = evaluate_accuracy(model, processor, [sample], {"pruned": strategy})
-        assert alone["pruned"].answers[0] == answer
+    asking = Asking(model, processor, batch_size=4, max_new_tokens=8)
+    together = ask(asking, asked, {"pruned": strategy}, Ledger())["pruned"]
+    for sample, answer in zip(asked, together, strict=True):
+        [alone] = ask(asking, [sample], {"pruned": strategy}, Ledger())["pruned"]
+        assert alone.text == answer.text

@@ -151,7 +151,15 @@ class _Choice:
             return None
         name = str(index) if record.id is None else record.id
         return Sample(
-            name, record.prompt, images, record.answer, record.group, record.turns, videos
+            name,
+            record.prompt,
+            images,
+            record.answer,
+            record.group,
+            record.turns,
+            videos,
+            answers=record.answers,
+            options=record.options,
         )
 
     def _video(self, video: Any) -> Video:

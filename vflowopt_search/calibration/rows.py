@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from string import ascii_uppercase
 from typing import Any
 
 from vflowopt_search.calibration.conversations import (
@@ -35,7 +38,10 @@ USUAL = {
     "id": ("id", "question_id", "sample_id", "uid", "index", "idx"),
     "group": ("group", "category", "question_type", "type", "task", "kind", "topic"),
     "video": ("video", "videos", "video_path", "video_file", "clip", "mp4"),
+    "options": ("options", "choices", "candidates"),
 }
+LETTERED = ("A", "B", "C", "D", "E", "F", "G", "H")
+"""Columns that hold the options of a multiple-choice question one by one."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Columns:
 
     Attributes:
         video: a file, a folder of frames or a list of them.
+        options: a list of what a multiple-choice question offers; columns A, B, ... do as well.
         turns: of a column of conversations the first exchange, or all up to the last question.
     """
 
@@ -54,6 +61,7 @@ class Columns:
     group: str | None = None
     video: str | None = None
     turns: Exchange = "first"
+    options: str | None = None
 
     def resolve(self, existing: Sequence[str]) -> Columns:
         """These columns with every None guessed; what is absent and may be absent stays None.
@@ -83,6 +91,8 @@ class Record:
     group: str | None
     turns: tuple[Turn, ...] = ()
     videos: tuple[Any, ...] = ()
+    answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def read_record(row: Mapping[str, Any], columns: Columns, prompt: str | None) -> Record:
@@ -95,15 +105,19 @@ def read_record(row: Mapping[str, Any], columns: Columns, prompt: str | None) ->
     answer = chat.reply if answer is None else answer
     if prompt is not None:
         chat = single_question(prompt, chat.turns)
+    options = _as_options(row, columns.options)
+    answers = _as_answers(answer, options)
     turns = arranged(chat.turns, {Mark.IMAGE: len(images), Mark.VIDEO: len(videos)})
     return Record(
         prompt=chat.question,
         images=images,
-        answer=_as_answer(answer),
+        answer=Counter(answers).most_common(1)[0][0] if answers else None,
         id=_as_text(row.get(columns.id or "")),
         group=_as_text(row.get(columns.group or "")),
         turns=() if is_usual(turns) else turns,
         videos=videos,
+        answers=answers if len(answers) > 1 else (),
+        options=options,
     )
 
 
@@ -136,12 +150,31 @@ def _is_no_image(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value)
 
 
-def _as_answer(value: Any) -> str | None:
-    """One answer; of several annotators' answers the most frequent."""
-    if isinstance(value, list | tuple):
-        several = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in value]
-        return _as_text(Counter(several).most_common(1)[0][0]) if several else None
-    return _as_text(value)
+def _as_answers(value: Any, options: Sequence[str]) -> tuple[str, ...]:
+    """All answers of a row, by one annotator or by several; a number among options is a letter."""
+    if isinstance(value, Mapping):  # {"answer": [...]}, {"text": [...]}
+        value = value.get("answer", value.get("text"))
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        return (ascii_uppercase[value],)
+    several = value if isinstance(value, list | tuple) else [value]
+    each = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in several]
+    return tuple(str(one) for one in each if one is not None)
+
+
+def _as_options(row: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
+    """What a multiple-choice question offers: a list, a list as text, or columns A, B, ..."""
+    value = row.get(column) if column else None
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = literal_eval(value)  # as in MMMU
+        except (ValueError, SyntaxError):
+            return ()
+    if isinstance(value, Mapping):  # {"text": [...], "label": [...]}
+        value = value.get("text")
+    if not isinstance(value, list | tuple):
+        value = list(takewhile(lambda one: one not in (None, ""), map(row.get, LETTERED)))
+        value = value if len(value) > 1 else []
+    return tuple(map(str, value))[: len(ascii_uppercase)]
 
 
 def _as_text(value: Any) -> str | None:

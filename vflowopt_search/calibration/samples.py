@@ -64,6 +64,9 @@ class Sample:
 
     Attributes:
         prompt: the question's words.
+        answer: the right answer; of several the most frequent.
+        answers: all right answers, one for each annotator, where there are several.
+        options: what a multiple-choice question offers, A first.
         turns: the whole chat up to the question, with a mark for every image and video; without
             turns, images and then videos stand before the prompt.
     """
@@ -75,6 +78,8 @@ class Sample:
     group: str | None = None
     turns: tuple[Turn, ...] = ()
     videos: tuple[Video, ...] = ()
+    answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         held = {Mark.IMAGE: len(self.images), Mark.VIDEO: len(self.videos)}
@@ -90,6 +95,11 @@ class Sample:
     def chat(self) -> tuple[Turn, ...]:
         """The turns; without any, one of the user with images and videos before the prompt."""
         return self.turns or usual_chat(self.prompt, len(self.images), len(self.videos))
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """All answers that are right, none of an unlabelled sample."""
+        return self.answers or (() if self.answer is None else (self.answer,))
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,12 @@ def accuracies(
     on_step: OnStep,
 ) -> dict[str, float]:
     """Share of right answers with each strategy, and of the whole model as `unpruned`."""
-    from vflowopt_search.evaluate import evaluate_accuracy
+    from vflowopt_search.evaluate.answers import Asking
+    from vflowopt_search.evaluate.evaluation import evaluate
 
-    model, processor = loaded
-    measured = evaluate_accuracy(
-        model, processor, samples, {UNPRUNED: None, **strategies}, progress=on_step
-    )
-    return {name: result.accuracy for name, result in measured.items()}
+    measured = evaluate(Asking(*loaded), samples, strategies, progress=on_step)
+    kept = {result.name: result.accuracy for result in measured.results}
+    return {UNPRUNED: measured.unpruned, **kept}
 
 
 def rows(

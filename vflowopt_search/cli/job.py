@@ -14,7 +14,7 @@ from vflowopt_search.recipe import StudyRecipe
 
 QUICKSTART = "quickstart"
 RUNS = Path("runs")
-COLUMNS = ("image", "prompt", "answer", "id", "group", "video")
+COLUMNS = ("image", "prompt", "answer", "id", "group", "video", "options")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,20 @@ class MetricName(StrEnum):
     flow = "flow"
     kl = "kl"
     total_variation = "total_variation"
+    answer_cosine = "answer_cosine"
+    answer_kl = "answer_kl"
+    answer_total_variation = "answer_total_variation"
+
+
+class ScoreName(StrEnum):
+    """How an answer is compared with the right ones."""
+
+    exact_match = "exact_match"
+    vqa_accuracy = "vqa_accuracy"
+    anls = "anls"
+    multiple_choice = "multiple_choice"
+    relaxed_accuracy = "relaxed_accuracy"
+    contains = "contains"
 
 
 class Turns(StrEnum):
@@ -174,5 +188,92 @@ Cache = Annotated[
     typer.Option(
         help="Folder of what no trial changes; the user's cache folder unless said.",
         rich_help_panel=_OUTPUT,
+    ),
+]
+
+# Of commands that ask labelled questions.
+_LABELLED = "Labelled data"
+LabelledModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Hub name, folder, or `testbed`; the strategy's unless said.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub dataset, folder, JSON, JSONL or Parquet; the shipped questions for `testbed`.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+Questions = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many; 1000, or all of the shipped ones.", rich_help_panel=_LABELLED
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(help="Column whose values are told apart.", rich_help_panel=_LABELLED),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        help='Added below every question, as "Answer with a single word."',
+        rich_help_panel=_LABELLED,
+    ),
+]
+Score = Annotated[ScoreName, typer.Option("--metric", help="How answers are scored.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
+DataSplit = Annotated[
+    str | None, typer.Option("--split", help="Split of the dataset.", rich_help_panel=_LABELLED)
+]
+DataColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        help="As image=picture,prompt=question,answer=answers,options=choices.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        help="Asked of every image, instead of the data's own.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataVideoColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--video-column",
+        help="Column of video files or lists of frames.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataTurns = Annotated[
+    Turns,
+    typer.Option(
+        "--turns",
+        help="Of conversations: the first exchange, or all up to the last question.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataFrames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames of each video, evenly spread; 8 unless said.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+DataFps = Annotated[
+    float | None,
+    typer.Option(
+        "--fps", help="Instead: frames of each second of a video.", rich_help_panel=_LABELLED
     ),
 ]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepstack, rows_at
-from vflowopt_search.pruning.hooks import after, before, forward_of
+from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepstack, tokens_at
+from vflowopt_search.pruning.hooks import Switched, after, before, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
     ids_of,
@@ -32,7 +32,7 @@ from vflowopt_search.pruning.inputs import (
     valid_tokens,
 )
 from vflowopt_search.pruning.masks import LayerMasks, seen_by_last
-from vflowopt_search.pruning.positions import gather_last
+from vflowopt_search.pruning.positions import positions_after
 from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.scoring import PromptScoring
 from vflowopt_search.pruning.state import (
@@ -63,6 +63,15 @@ class Engine(ABC):
         self._call: dict[str, Any] = {}
         self._labels: Labels | None = None
         self._forward: Forward | None = None
+        self._layer_hooks = Switched(
+            before,
+            {
+                anatomy.decoder_layers[layer]: partial(self.before_layer, layer)
+                for layer in self._touched_layers()
+            },
+        )
+        self._end_hooks = Switched(after, {anatomy.backbone: self.after_backbone})
+        self._label_hooks = Switched(after, {anatomy.model: self.after_model})
 
     @abstractmethod
     def prefill(self, kinds: Mapping[str, Tensor], valid_BS: Tensor) -> StagedPrefill:
@@ -84,12 +93,8 @@ class Engine(ABC):
             before(stack, anatomy.model, self.before_model)
             before(stack, anatomy.base, self.before_base)
             before(stack, anatomy.backbone, self.before_backbone)
-            after(stack, anatomy.model, self.after_model)
-            after(stack, anatomy.base, self.after_base)
-            after(stack, anatomy.backbone, self.after_backbone)
-            for layer in self._touched_layers():
-                module = anatomy.decoder_layers[layer]
-                before(stack, module, partial(self.before_layer, layer))
+            for switched in (self._layer_hooks, self._end_hooks, self._label_hooks):
+                stack.callback(partial(switched.switch, on=False))
             for layer in self.scoring.text_layers:
                 see = partial(self._see_text, layer - 1)
                 probe = attention_probe(anatomy.decoder_attention(layer - 1), see)
@@ -117,10 +122,12 @@ class Engine(ABC):
         keep = kwargs.get("logits_to_keep")
         refuse_positions_of_logits(keep, bool(self.scoring.text_layers))
         self._labels = None
-        if kwargs.get("labels") is None:
+        given = kwargs.get("labels")
+        self._label_hooks.switch(on=given is not None)
+        if given is None:
             return None
         refuse_labels(bool(self.scoring.text_layers))
-        self._labels = Labels(kwargs["labels"], kwargs.get("attention_mask"))
+        self._labels = Labels(given, kwargs.get("attention_mask"))
         return args, kwargs | self._labels.arguments()
 
     def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -133,15 +140,21 @@ class Engine(ABC):
         if not brings_features(self._call):  # then images are encoded on the way
             self.scoring.forget_recorded()
 
-    def after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Let go of the arguments, also after an exception."""
-        self._call = {}
-
     def before_backbone(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start a prompt (the cache is empty) or go on with one."""
         self._forward = None
+        try:
+            changed = self._begin(args, kwargs)
+        finally:
+            self._call = {}
+        self._switch_hooks()
+        return changed
+
+    def _begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         cache = kwargs.get(CACHE)
         if not is_empty(cache):
             return self._continue(args, kwargs, cache)
@@ -156,8 +169,21 @@ class Engine(ABC):
         self.scoring.begin(self._call.get("mm_encoder_outputs"))
         return args, self._start(kwargs, cache, kinds)
 
+    def _switch_hooks(self) -> None:
+        """Have those hooks on that the forward which begins has something to do for.
+
+        Training may run layers again in the backward, whatever forward came in between.
+        """
+        forward = self._forward
+        prefill = forward is not None and forward.prefill is not None
+        self._end_hooks.switch(on=prefill or self._labels is not None)
+        if forward is not None and forward.touches_layers():
+            self._layer_hooks.switch(on=True)
+        elif not self.anatomy.backbone.training:
+            self._layer_hooks.switch(on=False)
+
     def after_backbone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Let labels follow the tokens that came out; the layers have run."""
+        """Let go of a prompt, also after an exception; labels follow the tokens that came out."""
         if self._labels is not None and self._forward is not None:
             self._labels.follow(self._forward.state)
         self._forward = None
@@ -176,7 +202,7 @@ class Engine(ABC):
         embeds_BSD = prefill.first_stage(kwargs["inputs_embeds"])
         # the attention of the last prompt token is looked for in the last place of every row
         moved = bool(self.scoring.text_layers) and not bool(valid_BS[:, -1].all())
-        if moved or int(prefill.alive_BS.sum()) < int(valid_BS.sum()):
+        if moved or bool((prefill.alive_BS != valid_BS).any()):
             state.segments, state.shortened = [segment_of(prefill.alive_BS, 0)], True
         if state.shortened or self.later_layers:
             kwargs = self._without_deepstack(kwargs, self._forward, prefill)
@@ -204,9 +230,8 @@ class Engine(ABC):
         position_ids = kwargs.get("position_ids")
         if position_ids is None:
             position_ids = torch.arange(embeds_BSD.shape[1], device=embeds_BSD.device)[None]
-        position_ids = gather_last(position_ids, first.index_BK)
+        embeds_BKD, position_ids = tokens_at(embeds_BSD, position_ids, first.index_BK)
         position_ids, state.shift_B = self.positions(position_ids, first)
-        embeds_BKD = rows_at(embeds_BSD, first.index_BK)
         mask = forward.masks.for_backbone(kwargs.get("attention_mask"), state, embeds_BKD)
         return kwargs | {
             "inputs_embeds": embeds_BKD,
@@ -225,19 +250,15 @@ class Engine(ABC):
             return None
         tail_BQ = mask_after(self._call.get("attention_mask"), state.length)
         masks = LayerMasks(self.anatomy, cache, tail_BQ=tail_BQ)
-        self._forward = Forward(state, masks, self.later_layers)
-        if not state.shortened:
-            return None
-        mask = masks.for_backbone(kwargs.get("attention_mask"), state, kwargs["inputs_embeds"])
-        position_ids = kwargs.get("position_ids")
-        if position_ids is not None:  # hand-written loops may pass those of the whole sequence
-            position_ids = position_ids[..., -num_new:]
-        if state.shift_B is not None:
-            if position_ids is None:
-                seen = int(cache.get_seq_length())
-                new = torch.arange(seen, seen + num_new, device=state.shift_B.device)
-                position_ids = new[None]
-            position_ids = position_ids - state.shift_B[:, None]
+        given, embeds_BQD = kwargs.get("attention_mask"), kwargs["inputs_embeds"]
+        if masks.hide_nothing(state, num_new):
+            mask = masks.hiding_nothing(given, embeds_BQD)
+        else:
+            self._forward = Forward(state, masks, self.later_layers)
+            if not state.shortened:
+                return None
+            mask = masks.for_backbone(given, state, embeds_BQD)
+        position_ids = positions_after(kwargs.get("position_ids"), num_new, state.shift_B, cache)
         return args, kwargs | {"attention_mask": mask, "position_ids": position_ids}
 
     def before_layer(

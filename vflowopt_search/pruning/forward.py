@@ -7,11 +7,14 @@ of the batch, D = features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from vflowopt_search.ops.dispatch import select_tokens
+from vflowopt_search.ops.select import Tokens
 from vflowopt_search.pruning.masks import LayerMasks
 from vflowopt_search.pruning.positions import positions_at
 from vflowopt_search.pruning.state import PrunedState, Segment, segment_of
@@ -57,6 +60,12 @@ class Forward:
     later_layers: Mapping[int, int]
     prefill: StagedPrefill | None = None
     deepstack: Sequence[Tensor] = ()
+    _taken: list[tuple[int, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def touches_layers(self) -> bool:
+        """Whether any layer is to be given something of its own."""
+        stages = self.prefill is not None and bool(self.later_layers)
+        return stages or len(self.state.segments) > 1 or bool(self.deepstack)
 
     def before_layer(
         self, layer: int, hidden_BKD: Tensor, kwargs: dict[str, Any]
@@ -73,8 +82,20 @@ class Forward:
             return hidden_BKD, kwargs
         kwargs = kwargs | {"attention_mask": self.masks.mask(segment, layer, hidden_BKD)}
         if self.prefill is not None:
-            kwargs |= positions_at(kwargs, first.places(segment))
+            kwargs |= self._positions(kwargs, first, segment)
         return hidden_BKD, kwargs
+
+    def _positions(
+        self, kwargs: dict[str, Any], first: Segment, segment: Segment
+    ) -> dict[str, Any]:
+        """Positions of a segment's tokens; the layers of a segment are mostly given the same."""
+        given = tuple(kwargs.get(name) for name in ("position_ids", "position_embeddings"))
+        for start, known, taken in self._taken:
+            if start == segment.start and all(map(is_, known, given)):
+                return taken
+        taken = positions_at(kwargs, first.places(segment))
+        self._taken.append((segment.start, given, taken))
+        return taken
 
     def _segment_into(self, layer: int) -> Segment:
         """The segment whose tokens come out of the layer before."""
@@ -90,7 +111,7 @@ class Forward:
             before = self.state.segments[-1]
             prefill.later_stage(self.later_layers[layer])
             after = segment_of(prefill.alive_BS, layer)
-            if int(after.valid_BK.sum()) < int(before.valid_BK.sum()):
+            if bool((after.valid_BK.sum(1) != before.valid_BK.sum(1)).any()):
                 self.state.segments.append(after)
         after = self.state.segment_at(layer)
         if after.start != layer:
@@ -100,8 +121,17 @@ class Forward:
 
 def rows_at(values_BSD: Tensor, index_BK: Tensor) -> Tensor:
     """Take rows of (B, S, D) by per-row indices: (B, K, D)."""
-    index_BKD = index_BK.to(values_BSD.device)[..., None].expand(-1, -1, values_BSD.shape[2])
-    return values_BSD.gather(1, index_BKD)
+    return select_tokens(Tokens(values_BSD), index_BK.to(values_BSD.device)).hidden_BND
+
+
+def tokens_at(values_BSD: Tensor, position_ids: Tensor, index_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Take rows of (B, S, D) and position ids, (B or 1, S) or with M-RoPE (A, B or 1, S)."""
+    axes = position_ids.dim() - 2
+    position_ABS = position_ids if axes else position_ids[None]
+    tokens = Tokens(values_BSD, position_ABS.to(values_BSD.device))
+    kept = select_tokens(tokens, index_BK.to(values_BSD.device))
+    assert kept.position_ABN is not None
+    return kept.hidden_BND, kept.position_ABN if axes else kept.position_ABN[0]
 
 
 def dense_deepstack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,6 +19,30 @@ def before(stack: ExitStack, module: nn.Module, hook: Any) -> None:
 def after(stack: ExitStack, module: nn.Module, hook: Any) -> None:
     """Call `hook` after every forward of `module`, also a failed one, until the stack ends."""
     stack.callback(module.register_forward_hook(hook, always_call=True).remove)
+
+
+class Switched:
+    """Hooks of modules that are on only while there is something for them to do.
+
+    Even a hook that does nothing is felt in a decode step.
+    """
+
+    def __init__(
+        self, put: Callable[[ExitStack, nn.Module, Any], None], hooks: Mapping[nn.Module, Any]
+    ) -> None:
+        """Hooks that are off yet; `put` is `before` or `after`."""
+        self._put, self._hooks = put, hooks
+        self._on: ExitStack | None = None
+
+    def switch(self, *, on: bool) -> None:
+        """Put the hooks on or take them off; nothing happens where they are so already."""
+        if on and self._on is None:
+            self._on = ExitStack()
+            for module, hook in self._hooks.items():
+                self._put(self._on, module, hook)
+        elif not on and self._on is not None:
+            self._on.close()
+            self._on = None
 
 
 def forward_of(kwargs: dict[str, Any], newest: Forward | None) -> Forward | None:

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.state import PrunedState, Segment
+from vflowopt_search.pruning.state import PrunedState, Segment, layer_type, span_of
+
+NO_MASK_NEEDED = ("sdpa", "flash_attention_2", "flash_attention_3")
+"""Implementations that take None for a mask that hides nothing from a single new token."""
 
 
 class LayerMasks:
@@ -36,36 +39,80 @@ class LayerMasks:
         """
         self.anatomy, self.config = anatomy, anatomy.backbone.config
         self.cache, self.tail_BQ, self.blocks_BS = cache, tail_BQ, blocks_BS
+        self.implementation: str = self.config._attn_implementation
         self._made: dict[tuple[int, str], Any] = {}
 
     def valid(self, segment: Segment, layer: int, num_new: int) -> Tensor:
-        """Which of the keys that `layer` sees in this forward are real, as 0/1, shape (B, K)."""
+        """Which of the keys that `layer` sees in this forward are real, boolean (B, K)."""
         held = 0 if self.cache is None else _held(self.cache, layer)
         if held == 0:
-            return segment.valid_BK.long()
+            return segment.valid_BK
         # assisted decoding takes back candidates that were prefilled behind the prompt
         valid_BK = segment.valid_BK[:, :held]
         num_after = held + num_new - valid_BK.shape[1]
         tail_BQ = self.tail_BQ
         if tail_BQ is None or tail_BQ.shape[1] != num_after:
             tail_BQ = valid_BK.new_ones(valid_BK.shape[0], num_after)
-        return torch.cat([valid_BK, tail_BQ.to(valid_BK.device)], dim=1).long()
+        return torch.cat([valid_BK, tail_BQ.to(valid_BK.device)], dim=1)
 
     def mask(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
         """The mask transformers would give this layer, had the model never seen the others."""
-        kind = _layer_type(self.config, layer)
+        kind = layer_type(self.config, layer)
         if (segment.start, kind) not in self._made:
-            self._made[segment.start, kind] = self.anatomy.layer_mask(
-                kind,
-                self._blocks(segment),
-                config=self.config,
-                inputs_embeds=hidden_BQD,
-                attention_mask=self.valid(segment, layer, hidden_BQD.shape[1]),
-                past_key_values=self.cache,
-                position_ids=None,
-                layer_idx=layer,
-            )
+            one = hidden_BQD.shape[1] == 1 and self._one_sees_all(layer, span_of(self.config, kind))
+            make = self._of_one if one else self._of_any
+            self._made[segment.start, kind] = make(segment, layer, hidden_BQD)
         return self._made[segment.start, kind]
+
+    def hide_nothing(self, state: PrunedState, num_new: int) -> bool:
+        """Whether the new token sees all that every layer holds: then one mask, or none, does.
+
+        So it is in most decode steps: one token, rows without padding, no window full yet.
+        """
+        if num_new != 1 or not all(segment.dense for segment in state.segments):
+            return False
+        if self.implementation not in (*NO_MASK_NEEDED, "eager"):
+            return False
+        if not all(self._one_sees_all(layer, span) for layer, span in state.spans(self.config)):
+            return False
+        return self.tail_BQ is None or bool(self.tail_BQ.all())
+
+    def hiding_nothing(self, given: Any, hidden_BQD: Tensor) -> Any:
+        """A mask for the backbone that hides nothing, whatever number of tokens a layer holds."""
+        eager = self.implementation == "eager"
+        nothing = hidden_BQD.new_zeros(1, 1, 1, 1) if eager else None
+        return dict.fromkeys(given, nothing) if isinstance(given, Mapping) else nothing
+
+    def _one_sees_all(self, layer: int, span: int | None) -> bool:
+        """Whether one new token may look at every key of a layer, but for padding."""
+        held = 0 if self.cache is None else _held(self.cache, layer)
+        if held == 0 or (span is not None and held + 1 >= span):
+            return False
+        # a static cache shows the places that are still empty, too
+        return self.cache.get_mask_sizes(1, layer) == (held + 1, 0)  # type: ignore[no-any-return]
+
+    def _of_one(self, segment: Segment, layer: int, hidden_B1D: Tensor) -> Any:
+        """The mask of one new token that sees everything but padding."""
+        if self.implementation not in ("sdpa", "eager"):
+            return self._of_any(segment, layer, hidden_B1D)
+        seen_B11K = self.valid(segment, layer, 1)[:, None, None]
+        if self.implementation == "sdpa":
+            return seen_B11K
+        hidden = torch.finfo(hidden_B1D.dtype).min
+        return torch.where(seen_B11K, hidden_B1D.new_zeros(()), hidden)
+
+    def _of_any(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
+        """The mask that transformers makes."""
+        return self.anatomy.layer_mask(
+            layer_type(self.config, layer),
+            self._blocks(segment),
+            config=self.config,
+            inputs_embeds=hidden_BQD,
+            attention_mask=self.valid(segment, layer, hidden_BQD.shape[1]),
+            past_key_values=self.cache,
+            position_ids=None,
+            layer_idx=layer,
+        )
 
     def for_backbone(self, given: Any, state: PrunedState, hidden_BQD: Tensor) -> Any:
         """Masks of the first segment in the form that the backbone was given: 2-D, 4-D or by kind.
@@ -76,14 +123,18 @@ class LayerMasks:
         if isinstance(given, Mapping):
             # a layer of a later segment holds another number of tokens
             end = state.end_of_first(len(self.anatomy.decoder_layers))
-            kinds = [_layer_type(self.config, layer) for layer in range(end)]
+            kinds = [layer_type(self.config, layer) for layer in range(end)]
             return {
                 kind: self.mask(segment, kinds.index(kind), hidden_BQD) if kind in kinds else mask
                 for kind, mask in given.items()
             }
         if isinstance(given, Tensor) and given.dim() == 4:
             return self.mask(segment, 0, hidden_BQD)
-        return self.valid(segment, 0, hidden_BQD.shape[1])
+        # of one new token ours is made faster; it serves where all layers are of one kind
+        one = hidden_BQD.shape[1] == 1
+        if one and all(span is None for _, span in state.spans(self.config)):
+            return self.mask(segment, 0, hidden_BQD)
+        return self.valid(segment, 0, hidden_BQD.shape[1]).long()
 
     def _blocks(self, segment: Segment) -> Tensor | None:
         """The blocks of a segment's tokens; padding belongs to none."""
@@ -102,7 +153,7 @@ def seen_by_last(config: Any, layer: int, valid_BK: Tensor) -> Tensor:
         layer: a decoder layer; its window or chunk counts the tokens that it holds.
         valid_BK: False at padding, which is on the left.
     """
-    kind, length = _layer_type(config, layer), valid_BK.shape[1]
+    kind, length = layer_type(config, layer), valid_BK.shape[1]
     place_K = torch.arange(length, device=valid_BK.device)
     if kind == "sliding_attention":
         return valid_BK & (place_K >= length - int(config.sliding_window))
@@ -116,11 +167,3 @@ def seen_by_last(config: Any, layer: int, valid_BK: Tensor) -> Tensor:
 def _held(cache: Any, layer: int) -> int:
     """Tokens in the cache of one layer."""
     return int(cache.layers[layer].get_seq_length()) if layer < len(cache.layers) else 0
-
-
-def _layer_type(config: Any, layer: int) -> str:
-    """Name of the attention pattern of a layer, as transformers spells it."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return str(kinds[layer])
-    return "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"

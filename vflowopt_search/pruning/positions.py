@@ -34,6 +34,26 @@ def packed(position_ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor]:
     return packed_BK, (position_ids_BK - packed_BK)[:, -1]
 
 
+def positions_after(given: Any, num_new: int, shift_B: Tensor | None, cache: Any) -> Any:
+    """Position ids of the tokens behind a prompt, None where the backbone is to count them.
+
+    Args:
+        given: position ids that the backbone was given; hand-written loops may pass those of the
+            whole sequence.
+        num_new: new tokens.
+        shift_B: how far packing moved each row's positions forward, None without packing.
+        cache: knows how many tokens came before.
+    """
+    if given is not None:
+        given = given[..., -num_new:]
+    if shift_B is None:
+        return given
+    if given is None:
+        seen = int(cache.get_seq_length())
+        given = torch.arange(seen, seen + num_new, device=shift_B.device)[None]
+    return given - shift_B[:, None]
+
+
 def positions_at(kwargs: dict[str, Any], place_BK: Tensor) -> dict[str, Any]:
     """Position ids and rotary embeddings of a layer's arguments, at the places given."""
     taken: dict[str, Any] = {}

@@ -14,6 +14,9 @@ from transformers import DynamicCache
 
 STATE = "_vflowopt_state"
 
+SPANS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Attention patterns that reach only so far, and the setting that says how far."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -33,27 +36,21 @@ class Segment:
 
     def places(self, other: Segment) -> Tensor:
         """Where the tokens of `other` stand in this segment, shape of `other.index_BK`."""
-        place_BS = torch.zeros(
-            self.index_BK.shape[0],
-            int(self.index_BK.max()) + 1,
-            dtype=torch.long,
-            device=self.index_BK.device,
-        )
-        place_K = torch.arange(self.index_BK.shape[1], device=self.index_BK.device)
-        place_BK = torch.where(self.valid_BK, place_K, 0)
-        place_BS.scatter_reduce_(1, self.index_BK, place_BK, "amax")
-        return place_BS.gather(1, other.index_BK)
+        # ascending, and in padding 0: the last place that is no greater
+        index_BK, wanted_BK = self.index_BK.contiguous(), other.index_BK.contiguous()
+        return (torch.searchsorted(index_BK, wanted_BK, right=True) - 1).clamp(min=0)
 
 
 def segment_of(alive_BS: Tensor, start: int) -> Segment:
     """The segment of the tokens that are True in `alive_BS`, left-padded to the longest row."""
     count_B = alive_BS.sum(1)
-    longest = int(count_B.max())
+    counts = count_B.tolist()
+    longest = max(counts)
     order_BS = torch.argsort(alive_BS.to(torch.int8), dim=1, stable=True)[:, -longest:]
     place_K = torch.arange(longest, device=alive_BS.device)
     valid_BK = place_K >= (longest - count_B)[:, None]
     index_BK = torch.where(valid_BK, order_BS, 0)
-    return Segment(start, index_BK, valid_BK, dense=bool(valid_BK.all()))
+    return Segment(start, index_BK, valid_BK, dense=min(counts) == longest)
 
 
 def whole_segment(valid_BS: Tensor) -> Segment:
@@ -79,10 +76,24 @@ class PrunedState:
     shortened: bool = False
     shift_B: Tensor | None = None
     staged: set[int] = field(default_factory=set)
+    _spans: list[tuple[int, int | None]] = field(default_factory=list)
 
     def segment_at(self, layer: int) -> Segment:
         """The segment that a decoder layer belongs to."""
         return [segment for segment in self.segments if segment.start <= layer][-1]
+
+    def spans(self, config: Any) -> list[tuple[int, int | None]]:
+        """One layer of each attention pattern in each segment, and how far the pattern reaches.
+
+        To be asked once the prompt has been read: then segments do not change any more.
+        """
+        if not self._spans:
+            kinds = {
+                (self.segment_at(layer).start, layer_type(config, layer)): layer
+                for layer in reversed(range(config.num_hidden_layers))
+            }
+            self._spans = [(layer, span_of(config, kind)) for (_, kind), layer in kinds.items()]
+        return self._spans
 
     def end_of_first(self, num_layers: int) -> int:
         """How many decoder layers, of `num_layers`, belong to the first segment."""
@@ -125,9 +136,16 @@ def attach_state(cache: Any, state: PrunedState | None) -> None:
     if state is None and state_of(cache) is None:
         return
     if not isinstance(cache, LogicalLength):
-        kind = type(cache)
-        cache.__class__ = type(f"Pruned{kind.__name__}", (LogicalLength, kind), {})
+        cache.__class__ = _LOGICAL.get(type(cache)) or _logical(type(cache))
     setattr(cache, STATE, state)
+
+
+_LOGICAL: dict[type, type] = {}
+"""Class of a cache to that of one which answers the unpruned length; making a class is slow."""
+
+
+def _logical(kind: type) -> type:
+    return _LOGICAL.setdefault(kind, type(f"Pruned{kind.__name__}", (LogicalLength, kind), {}))
 
 
 def state_of(cache: Any) -> PrunedState | None:
@@ -138,3 +156,18 @@ def state_of(cache: Any) -> PrunedState | None:
 def is_empty(cache: Any) -> bool:
     """Whether nothing has been written yet: the coming forward is a prefill."""
     return cache is None or not cache.layers or int(cache.layers[0].get_seq_length()) == 0
+
+
+def layer_type(config: Any, layer: int) -> str:
+    """Name of the attention pattern of a layer, as transformers spells it."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return str(kinds[layer])
+    return "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+
+
+def span_of(config: Any, kind: str) -> int | None:
+    """How many tokens an attention pattern reaches back; None: all; 0: it is none of those."""
+    if kind == "full_attention":
+        return None
+    return int(getattr(config, SPANS[kind])) if kind in SPANS else 0

@@ -33,7 +33,7 @@ from vflowopt_search.reference.encoder import (
     prepare,
     with_features,
 )
-from vflowopt_search.reference.fingerprint import inputs_sha256, weights_sha256
+from vflowopt_search.reference.fingerprint import inputs_sha256, key_digest, weights_sha256
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
@@ -146,7 +146,7 @@ def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet)
         "config": config_sha256(adapter.config),
         "weights": weights_sha256(adapter.model),
         "calibration": calibration.sha256,
-        "processor": _processor_sha256(processor),
+        "processor": processor_sha256(processor),
         "first_inputs": inputs_sha256(first),
         "dtype": str(adapter.backbone.dtype),
         "attention": str(adapter.backbone.config._attn_implementation),
@@ -155,20 +155,21 @@ def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet)
     }
 
 
-def _processor_sha256(processor: Any) -> str:
+def processor_sha256(processor: Any) -> str:
     """Fingerprint of image processing, tokenizer and chat template."""
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
     parts = [
         json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str),
-        tokenizer.to_str() if tokenizer is not None else repr(processor.tokenizer),
+        _lasting(tokenizer.to_str()) if tokenizer is not None else repr(processor.tokenizer),
         str(getattr(processor, "chat_template", None)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def key_digest(key: Mapping[str, str]) -> str:
-    """Name of a folder for what depends on these."""
-    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:24]
+def _lasting(tokenizer: str) -> str:
+    """A tokenizer's file without what calls leave behind: how the last batch was padded and cut."""
+    content = json.loads(tokenizer)
+    return json.dumps({k: v for k, v in content.items() if k not in ("padding", "truncation")})
 
 
 def _compute(

@@ -1,0 +1,140 @@
+"""`validate` end to end: on a small study of the shipped model, and on a model of one's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import World, make_world, run
+from vflowopt_search import run_folder
+from vflowopt_search.resources import studies_folder
+
+Arguments = list[str | Path]
+METRICS = {
+    "last_token_cosine",
+    "flow",
+    "kl",
+    "total_variation",
+    "answer_cosine",
+    "answer_kl",
+    "answer_total_variation",
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the table of the quickstart's trials, and no study."""
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(studies_folder() / "quickstart" / run_folder.TRIALS, folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def command(study: Path, *more: str | Path) -> Arguments:
+    sizes: Arguments = ["--strategies", "9", "--samples", "20", "--questions", "24"]
+    return ["validate", study, *sizes, *more]
+
+
+def test_a_study_of_the_shipped_model(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(*command(study, "--output", tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert "9 strategies (3 along the study's divergences, 3 of its trials at" in result.stdout
+    assert set(result.stdout.split()) >= METRICS
+    stored = json.loads((tmp_path / run_folder.VALIDATION).read_text())
+    assert stored["format"] == "vflowopt-validation/1"
+    assert len(stored["points"]) == 9
+    assert {row["samples"] for row in stored["predictions"]} == {16, 20}
+    assert {row["metric"] for row in stored["predictions"]} == METRICS
+    for point in stored["points"]:
+        assert set(point["divergence"]) == METRICS
+        assert min(point["divergence"].values()) > 0
+        assert 0 <= point["accuracy"] <= 1
+
+    def measured_again(*args: Any) -> None:
+        raise AssertionError("nothing is missing")
+
+    monkeypatch.setattr("vflowopt_search.evaluate.validation.every_divergence", measured_again)
+    monkeypatch.setattr("vflowopt_search.evaluate.answers._answer", measured_again)
+    again = json.loads(run(*command(study, "--output", tmp_path, "--json")).stdout)
+    assert again | {"seconds": 0} == stored | {"seconds": 0}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A checkpoint, and twelve labelled questions about six images."""
+    made = make_world(tmp_path_factory.mktemp("world"))
+    rows = [
+        {"image": f"{n % 6}.png", "question": f"how many objects is {n} ?", "answer": "red"}
+        for n in range(12)
+    ]
+    made.samples.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return made
+
+
+@pytest.fixture(scope="module")
+def searched(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "mine"
+    result = run(*world.search(output, "--trials", "3"))
+    assert result.exit_code == 0, result.stderr
+    return output
+
+
+def own(world: World, searched: Path, *more: str | Path) -> Arguments:
+    sizes: Arguments = ["--strategies", "8", "--samples", "4", "--questions", "6"]
+    data: Arguments = ["--data", world.samples, "--max-new-tokens", "2"]
+    return ["validate", searched, *sizes, *data, *more]
+
+
+def test_data_of_ones_own_is_split_by_image(world: World, searched: Path) -> None:
+    told = json.loads(run(*own(world, searched, "--json")).stdout)
+    assert (told["calibration_samples"], told["questions"]) == (4, 6)
+    assert {point["origin"] for point in told["points"]} == {"along", "random", "fresh"}
+    assert (searched / run_folder.VALIDATION).is_file()
+    # the random model is never right, and says so
+    assert told["unpruned"] == 0
+    assert all(point["kept"] is None for point in told["points"])
+
+
+def test_calibration_samples_of_their_own(world: World, searched: Path, tmp_path: Path) -> None:
+    lines = world.samples.read_text().splitlines()
+    few = world.samples.with_name("few.jsonl")
+    few.write_text("\n".join(lines[:3]) + "\n")
+    typed: Arguments = ["--calibration", few, "--questions", "12", "--output", tmp_path, "--json"]
+    told = json.loads(run(*own(world, searched, *typed)).stdout)
+    assert (told["calibration_samples"], told["questions"]) == (3, 6)  # the others show them
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--samples", "12"], "has no sample left to ask about other images than those of the 12"),
+        (["--data", "none.jsonl"], "none.jsonl does not exist"),
+        (["--space", "vflowpot"], "'vflowpot' is neither a shipped name"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    world: World, searched: Path, more: list[str], sentence: str
+) -> None:
+    result = run(*own(world, searched, *more))
+    assert result.exit_code == 1
+    assert sentence in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+
+
+def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
+    result = run("validate", tmp_path)
+    assert result.exit_code == 1
+    assert "has neither study.journal nor trials.parquet; give the output" in result.stderr

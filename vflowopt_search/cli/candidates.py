@@ -1,0 +1,113 @@
+"""What `evaluate` is asked to compare: strategy files, run folders, and plain strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.strategy import Strategy
+
+if TYPE_CHECKING:
+    from vflowopt_search.search_space import ModelFacts
+
+PREFIX = "baseline:"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The strategies that were named, before the model is loaded.
+
+    Args:
+        files: name to strategy, in the order in which they were named.
+        baselines: names of plain strategies.
+        run: the first run folder among what was named.
+    """
+
+    files: dict[str, Strategy]
+    baselines: tuple[str, ...]
+    run: Path | None
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that the first file names."""
+        named = [s.model.name for s in self.files.values() if s.model and s.model.name]
+        return named[0] if named else None
+
+    def budget(self, retain: float | None, depth: int) -> float:
+        """The budget of the plain strategies: as typed, else that of the first file.
+
+        Raises:
+            typer.BadParameter: neither is there.
+        """
+        from vflowopt_search.budget import mean_retained
+
+        if retain is not None:
+            return retain
+        for strategy in self.files.values():
+            return mean_retained(strategy.stages, depth)
+        raise typer.BadParameter(
+            "plain strategies alone have no budget; say which share of the visual tokens to keep",
+            param_hint="--retain",
+        )
+
+    def strategies(self, facts: ModelFacts, retain: float | None) -> dict[str, Strategy]:
+        """All strategies by name, the plain ones at the budget of the others.
+
+        Raises:
+            StrategyError: a strategy is for another model, or a plain one cannot be had.
+        """
+        from vflowopt_search.baselines import baseline
+
+        for strategy in self.files.values():
+            strategy.check_fits(facts.identity)
+        if not self.baselines:
+            return dict(self.files)
+        budget = self.budget(retain, facts.identity.decoder_layers)
+        plain = {name: baseline(name, facts, budget) for name in self.baselines}
+        return {_free(name, plain): strategy for name, strategy in self.files.items()} | plain
+
+
+def read_candidates(named: Sequence[str]) -> Candidates:
+    """Read what was named.
+
+    Raises:
+        StrategyError: a file is missing or wrong, or there is no such baseline.
+    """
+    files: dict[str, Strategy] = {}
+    baselines: list[str] = []
+    run: Path | None = None
+    for one in named:
+        if one.startswith(PREFIX):
+            baselines.append(_known_baseline(one.removeprefix(PREFIX)))
+            continue
+        path = Path(one)
+        folder = path if path.is_dir() else path.parent
+        strategy = Strategy.load(path / run_folder.STRATEGY if path.is_dir() else path)
+        files[_free(strategy.name, files)] = strategy
+        if run is None and (path.is_dir() or (folder / run_folder.JOURNAL).exists()):
+            run = folder
+    return Candidates(files, tuple(dict.fromkeys(baselines)), run)
+
+
+def _known_baseline(name: str) -> str:
+    from vflowopt_search.baselines import BASELINES
+    from vflowopt_search.errors import StrategyError
+
+    if name not in BASELINES:
+        known = ", ".join(f"{PREFIX}{each}" for each in BASELINES)
+        raise StrategyError(f"no baseline is called {name!r}; use one of {known}")
+    return name
+
+
+def _free(name: str, taken: dict[str, Strategy]) -> str:
+    """The name, numbered when it is taken; `unpruned` is the whole model's."""
+    number, free = 1, name
+    while free in taken or free == "unpruned":
+        number += 1
+        free = f"{name} ({number})"
+    return free

@@ -1,0 +1,271 @@
+"""`evaluate`: accuracy with and without pruning, on the same labelled samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli import options
+from vflowopt_search.cli.candidates import Candidates, read_candidates
+from vflowopt_search.cli.checking import check_once
+from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
+from vflowopt_search.cli.evaluation_table import by_group, compared
+from vflowopt_search.cli.interrupted import resumable
+from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
+from vflowopt_search.cli.labelled import LabelledData, labelled_samples
+from vflowopt_search.cli.loading import SHIPPED, ModelSource, load
+from vflowopt_search.cli.progress import display
+
+if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet
+    from vflowopt_search.cli.progress import Display
+    from vflowopt_search.evaluate.evaluation import Evaluation
+
+Named = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="STRATEGY...",
+        help="Strategy files, output folders of a search, or plain strategies at the same budget: "
+        "baseline:random, baseline:uniform, baseline:attention, baseline:fastv, "
+        "baseline:pyramiddrop.",
+    ),
+]
+Retain = Annotated[
+    float | None,
+    typer.Option(help="Budget of the plain strategies; that of the first file unless said."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses samples, draws resamples.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder; that of the search, else runs/NAME-evaluation, unless said.",
+        rich_help_panel="Where results go",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One evaluation.
+
+    Args:
+        candidates: what is compared.
+        source: how the model is loaded.
+        data: the labelled samples.
+        metric: how answers are scored.
+        output: folder of the results.
+        retain: budget of the plain strategies; None is that of the first file.
+        max_new_tokens: longest answer.
+        batch_size: samples asked together; None chooses.
+        cache: folder in which a passed self-check is remembered; None is the user's.
+        self_check: make sure that the model is pruned right, before anything is measured.
+    """
+
+    candidates: Candidates
+    source: ModelSource
+    data: LabelledData
+    metric: str
+    output: Path
+    retain: float | None
+    max_new_tokens: int
+    batch_size: int | None
+    cache: Path | None
+    self_check: bool
+
+
+def evaluate(
+    strategies: Named,
+    model: options.LabelledModel = None,
+    data: options.Data = None,
+    split: options.DataSplit = None,
+    columns: options.DataColumns = None,
+    prompt: options.DataPrompt = None,
+    instruction: options.Instruction = None,
+    video_column: options.DataVideoColumn = None,
+    turns: options.DataTurns = options.Turns.first,
+    frames: options.DataFrames = None,
+    fps: options.DataFps = None,
+    samples: options.Questions = None,
+    by: options.By = None,
+    metric: options.Score = options.ScoreName.exact_match,
+    retain: Retain = None,
+    max_new_tokens: options.NewTokens = 32,
+    seed: Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = options.DtypeName.auto,
+    batch_size: options.BatchSize = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    output: Output = None,
+    cache: options.Cache = None,
+    self_check: options.SelfCheck = True,
+    as_json: options.Json = False,
+) -> None:
+    """Measure what strategies cost in accuracy: the same questions, with and without pruning.
+
+    Answers are kept as they come: the same command again asks only what is missing.
+
+    Example: vflowopt-search evaluate runs/quickstart baseline:random baseline:uniform --by type
+
+    Example: vflowopt-search evaluate strategy.json --model llava-hf/llava-1.5-7b-hf
+    --data lmms-lab/textvqa --split validation --metric vqa_accuracy
+    --instruction "Answer the question using a single word or phrase."
+    """
+    candidates = read_candidates(strategies)
+    name = chosen_model(model, candidates.model_name)
+    own = DataOptions(split, parse_columns(columns, video_column), prompt, turns.value, frames, fps)
+    job = EvaluationJob(
+        candidates=candidates,
+        source=ModelSource(name, device, dtype.value, trust_remote_code),
+        data=LabelledData(
+            source=chosen_data(data, name),
+            options=own,
+            samples=samples,
+            by=by,
+            instruction=instruction,
+            lists_options=metric is options.ScoreName.multiple_choice,
+            seed=seed,
+        ),
+        metric=metric.value,
+        output=output or candidates.run or RUNS / f"{_called(candidates, name)}-evaluation",
+        retain=retain,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        cache=cache,
+        self_check=self_check,
+    )
+    with resumable("all answers are kept"):
+        run(job, as_json=as_json)
+
+
+def run(job: EvaluationJob, *, as_json: bool) -> None:
+    """Do a job and print what came of it.
+
+    Raises:
+        VFlowOptError: it cannot be done.
+    """
+    start = time.monotonic()
+    with display() as shown:
+        evaluation, about = measured(job, shown)
+    from vflowopt_search.evaluate.evaluation import write_evaluation
+
+    about["seconds"] = round(time.monotonic() - start, 3)
+    path = job.output / run_folder.EVALUATION
+    write_evaluation(path, evaluation, about)
+    if as_json:
+        print_json(about | evaluation.to_plain())
+        return
+    console = stdout()
+    images = "" if evaluation.images == evaluation.samples else f" about {evaluation.images} images"
+    told = f"{about['data']['name']}: {evaluation.samples} samples{images}, {evaluation.metric}"
+    console.print(told, soft_wrap=True, markup=False)
+    if about["data"]["note"]:
+        console.print(about["data"]["note"], soft_wrap=True, markup=False)
+    console.print(compared(evaluation))
+    if any(result.groups for result in evaluation.results):
+        console.print()
+        console.print(by_group(evaluation))
+    console.print(f"evaluation {path}", soft_wrap=True)
+
+
+def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation, and on what and how it was made.
+
+    Raises:
+        VFlowOptError: files, samples, model or strategies cannot be used.
+    """
+    from vflowopt_search.evaluate import evaluation as evaluating
+    from vflowopt_search.evaluate.answers import Asking, facts_of
+    from vflowopt_search.evaluate.ledger import Ledger
+
+    shown.phase("reading labelled samples")
+    labelled = labelled_samples(job.data)
+    evaluating.check_labels(labelled.samples, job.metric)
+    ledger = Ledger(job.output / run_folder.ANSWERS)
+    shown.phase(f"loading {job.source.name}")
+    model, processor = checked_model(job.source, job.cache, shown, self_check=job.self_check)
+    strategies = job.candidates.strategies(facts_of(model, job.source.name), job.retain)
+    asking = Asking(model, processor, job.batch_size, job.max_new_tokens)
+    shown.phase("answering", len(labelled) * (len(strategies) + 1))
+    evaluation = evaluating.evaluate(
+        asking,
+        labelled.samples,
+        strategies,
+        metric=job.metric,
+        ledger=ledger,
+        seed=job.data.seed,
+        progress=shown.step,
+    )
+    return evaluation, described(job, labelled, asking)
+
+
+def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict[str, Any]:
+    """On what and how an evaluation was made."""
+    from vflowopt_search.outcome import versions
+
+    return {
+        "model": {"name": job.source.name, **asking.settings(), "device": str(asking.model.device)},
+        "data": {
+            "name": labelled.name,
+            "samples": len(labelled),
+            "sha256": labelled.sha256,
+            "skipped": labelled.skipped,
+            "note": labelled.note,
+            "by": job.data.by,
+            "instruction": job.data.instruction,
+        },
+        "versions": versions(),
+    }
+
+
+def checked_model(
+    source: ModelSource, cache: Path | None, shown: Display, *, self_check: bool
+) -> tuple[Any, Any]:
+    """Model and processor, once it is sure that the model is pruned right."""
+    from vflowopt_search.reference.cache import default_cache
+
+    quiet_progress_bars()
+    loaded = load(source)
+    if self_check:
+        shown.phase("checking that pruning is right on this model")
+        check_once(*loaded, cache or default_cache())
+    return loaded
+
+
+def chosen_model(typed: str | None, named: str | None) -> str:
+    """The model that was typed, else the one that the strategies name.
+
+    Raises:
+        typer.BadParameter: neither is there.
+    """
+    name = typed or named
+    if name is None:
+        raise typer.BadParameter(
+            "no strategy names a model; give a hub name, a folder, or `testbed`",
+            param_hint="--model",
+        )
+    return name
+
+
+def chosen_data(typed: str | None, model: str) -> str:
+    """The data that was typed, else the shipped questions for the shipped model.
+
+    Raises:
+        typer.BadParameter: a model of one's own, but no data.
+    """
+    if typed is None and model != SHIPPED:
+        raise typer.BadParameter(
+            "a model of your own needs labelled samples: a dataset, a folder, JSON, JSONL or "
+            "Parquet",
+            param_hint="--data",
+        )
+    return typed or SHIPPED
+
+
+def _called(candidates: Candidates, model: str) -> str:
+    """What the results are called: the first strategy, or the model."""
+    return next(iter(candidates.files), Path(model).name)

@@ -1,0 +1,217 @@
+"""`validate`: does a low divergence mean a high accuracy? Asked of a spread of strategies."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli import options
+from vflowopt_search.cli.console import print_json, stdout
+from vflowopt_search.cli.evaluate import checked_model, chosen_data, chosen_model
+from vflowopt_search.cli.interrupted import resumable
+from vflowopt_search.cli.job import DataOptions, parse_columns
+from vflowopt_search.cli.labelled import LabelledData
+from vflowopt_search.cli.loading import SHIPPED, ModelSource
+from vflowopt_search.cli.progress import display
+from vflowopt_search.cli.validation_inputs import (
+    ValidationJob,
+    chosen_strategies,
+    read_trials,
+    samples_apart,
+    searched_space,
+    validation_objective,
+)
+from vflowopt_search.cli.validation_table import correlations, picks, sentence
+
+if TYPE_CHECKING:
+    from vflowopt_search.cli.progress import Display
+    from vflowopt_search.evaluate.spread import Tried
+    from vflowopt_search.evaluate.validation import Validation
+
+Run = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Output folder of a search: its study, or its table of trials."
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="Samples to measure divergences on; unless said, some of --data."),
+]
+NumStrategies = Annotated[
+    int, typer.Option("--strategies", min=8, help="How many strategies to look at.")
+]
+NumCalibration = Annotated[
+    int, typer.Option("--samples", min=2, help="How many calibration samples.")
+]
+NumQuestions = Annotated[
+    int, typer.Option("--questions", min=1, help="How many labelled samples, of other images.")
+]
+Space = Annotated[
+    str | None, typer.Option(help="Space of the fresh strategies; that of the search unless said.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses strategies and samples, draws resamples.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder; RUN unless said.", rich_help_panel="Where results go"),
+]
+
+
+def validate(
+    run: Run,
+    model: options.LabelledModel = None,
+    data: options.Data = None,
+    calibration: Calibration = None,
+    split: options.DataSplit = None,
+    columns: options.DataColumns = None,
+    prompt: options.DataPrompt = None,
+    instruction: options.Instruction = None,
+    video_column: options.DataVideoColumn = None,
+    turns: options.DataTurns = options.Turns.first,
+    frames: options.DataFrames = None,
+    fps: options.DataFps = None,
+    strategies: NumStrategies = 60,
+    samples: NumCalibration = 256,
+    questions: NumQuestions = 600,
+    space: Space = None,
+    metric: options.Score = options.ScoreName.exact_match,
+    max_new_tokens: options.NewTokens = 32,
+    seed: Seed = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = options.DtypeName.auto,
+    batch_size: options.BatchSize = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    output: Output = None,
+    cache: options.Cache = None,
+    self_check: options.SelfCheck = True,
+    as_json: options.Json = False,
+) -> None:
+    """Tell how well each divergence predicts accuracy, and on how many samples.
+
+    A spread of a study's strategies, and fresh ones, are measured by every divergence and asked
+    labelled questions about other images. What was measured is kept: the same command again
+    measures only what is missing.
+
+    Example: vflowopt-search validate runs/quickstart --strategies 40 --questions 400
+    """
+    tried = read_trials(run)
+    name = chosen_model(
+        model, next((t.strategy.model.name for t in tried if t.strategy.model), None)
+    )
+    own = DataOptions(split, parse_columns(columns, video_column), prompt, turns.value, frames, fps)
+    source = chosen_data(data, name)
+    needs_more = source != SHIPPED and calibration is None
+    job = ValidationJob(
+        run=run,
+        source=ModelSource(name, device, dtype.value, trust_remote_code),
+        data=LabelledData(
+            source,
+            own,
+            samples=questions + samples * needs_more,
+            instruction=instruction,
+            lists_options=metric is options.ScoreName.multiple_choice,
+            seed=seed,
+        ),
+        calibration=calibration or (SHIPPED if source == SHIPPED else None),
+        strategies=strategies,
+        samples=samples,
+        questions=questions,
+        space=space or searched_space(run),
+        metric=metric.value,
+        output=output or run,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        cache=cache,
+        self_check=self_check,
+    )
+    with resumable("all that was measured is kept"):
+        _run(job, tried, as_json=as_json)
+
+
+def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
+    from vflowopt_search.evaluate.evaluation import write_plain
+
+    start = time.monotonic()
+    with display() as shown:
+        validation, about = validated(job, tried, shown)
+    about |= {"seconds": round(time.monotonic() - start, 3)}
+    path = job.output / run_folder.VALIDATION
+    content = {**about, **validation.to_plain()}
+    write_plain(path, content)
+    if as_json:
+        print_json(content)
+        return
+    console = stdout()
+    console.print(sentence(validation), soft_wrap=True, markup=False)
+    console.print("\nRank correlation of divergence (sign turned) and accuracy, 95 % interval\n")
+    console.print(correlations(validation))
+    console.print("\nAccuracy of the strategy that each would pick, relative to the best of them\n")
+    console.print(picks(validation))
+    console.print(f"\nvalidation {path}", soft_wrap=True)
+
+
+def validated(
+    job: ValidationJob, tried: list[Tried], shown: Display
+) -> tuple[Validation, dict[str, Any]]:
+    """The validation, and on what it was made.
+
+    Raises:
+        VFlowOptError: trials, samples, model or space cannot be used.
+    """
+    from vflowopt_search.evaluate import validation as validating
+    from vflowopt_search.evaluate.answers import Asking
+    from vflowopt_search.evaluate.evaluation import check_labels
+    from vflowopt_search.evaluate.ledger import Ledger
+    from vflowopt_search.outcome import versions
+
+    shown.phase("reading samples")
+    calibration, questions = samples_apart(job)
+    check_labels(questions, job.metric)
+    shown.phase(f"loading {job.source.name}")
+    loaded = checked_model(job.source, job.cache, shown, self_check=job.self_check)
+    shown.phase("measuring the whole model", len(calibration))
+    objective = validation_objective(job, loaded, calibration, shown)
+    chosen = chosen_strategies(job, tried, objective)
+    asking = Asking(*loaded, job.batch_size, job.max_new_tokens)
+    shown.phase("measuring divergences", len(chosen) * len(calibration))
+    validation = validating.validate(
+        asking,
+        objective,
+        calibration.samples,
+        questions,
+        chosen,
+        metric=job.metric,
+        divergences=Ledger(job.output / run_folder.DIVERGENCES),
+        answers=Ledger(job.output / run_folder.ANSWERS),
+        seed=job.data.seed,
+        on_divergence=shown.step,
+        on_answer=_phased(shown, "answering", (len(chosen) + 1) * len(questions)),
+    )
+    about = {
+        "format": validating.FORMAT,
+        "model": {"name": job.source.name, **asking.settings()},
+        "study": str(job.run),
+        "space": job.space,
+        "calibration": {"name": calibration.name, "sha256": calibration.sha256},
+        "data": {"name": job.data.source, "instruction": job.data.instruction},
+        "versions": versions(),
+    }
+    return validation, about
+
+
+def _phased(shown: Display, text: str, total: int) -> Any:
+    """A progress that begins its phase when it is first called."""
+    begun = False
+
+    def step(done: int, of: int) -> None:
+        nonlocal begun
+        if not begun:
+            shown.phase(text, total)
+            begun = True
+        shown.step(done, of)
+
+    return step

@@ -1,0 +1,53 @@
+"""A validation as people read it: a line per divergence, a column per number of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from vflowopt_search.cli.console import table
+
+if TYPE_CHECKING:
+    from vflowopt_search.evaluate.prediction import Prediction
+    from vflowopt_search.evaluate.validation import Validation
+
+
+def sentence(validation: Validation) -> str:
+    """What was measured, for people."""
+    origins = [point.origin for point in validation.points]
+    told = {"along": "along the study's divergences", "random": "of its trials at random"}
+    told |= {"fresh": "drawn fresh from the space"}
+    parts = [f"{origins.count(o)} {words}" for o, words in told.items() if o in origins]
+    shares = sorted(point.kept or 0.0 for point in validation.points)
+    middle = shares[len(shares) // 2]
+    return (
+        f"{len(origins)} strategies ({', '.join(parts)}); {validation.calibration_samples} "
+        f"calibration samples; {validation.questions} questions about other images, "
+        f"{validation.metric}: unpruned {validation.unpruned:.1%}, of which the strategies keep "
+        f"{shares[0]:.1%} / {middle:.1%} / {shares[-1]:.1%} (worst / median / best)"
+    )
+
+
+def correlations(validation: Validation) -> Table:
+    """Rank correlation with its interval."""
+    return _table(validation, _correlation)
+
+
+def picks(validation: Validation) -> Table:
+    """Accuracy of the strategy picked, relative to the best."""
+    return _table(validation, lambda one: f"{one.picked.value:.1%}")
+
+
+def _correlation(one: Prediction) -> str:
+    each = one.correlation
+    return f"{each.value:.3f} ({each.low:.2f} to {each.high:.2f})"
+
+
+def _table(validation: Validation, cell: Callable[[Prediction], str]) -> Table:
+    sizes = sorted({one.samples for one in validation.predictions})
+    found = {(one.metric, one.samples): cell(one) for one in validation.predictions}
+    metrics = list(dict.fromkeys(one.metric for one in validation.predictions))
+    rows = [[name, *(found[name, size] for size in sizes)] for name in metrics]
+    return table(["divergence", *(str(size) for size in sizes)], rows)

@@ -1,0 +1,1 @@
+"""Accuracy kept, on labelled data, with intervals; and whether a divergence predicts it."""

@@ -1,0 +1,222 @@
+"""Does the divergence predict accuracy? Every divergence and the accuracy of many strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.deploy import attached_engine
+from vflowopt_search.divergence import ANSWER_METRICS, METRICS, Readout, divergence
+from vflowopt_search.errors import StudyError
+from vflowopt_search.evaluate.answers import Asking, ask, content_of, item_of
+from vflowopt_search.evaluate.evaluation import UNPRUNED, check_labels, scored
+from vflowopt_search.evaluate.ledger import Ledger
+from vflowopt_search.evaluate.prediction import Prediction, predictions
+from vflowopt_search.evaluate.spread import Chosen
+from vflowopt_search.objective import Objective
+from vflowopt_search.reference.along_answer import answer_divergences, decoded, through_head
+from vflowopt_search.reference.encoder import Progress, first_with_same_images
+from vflowopt_search.reference.prepared import batches
+from vflowopt_search.strategy import Strategy
+
+FORMAT: Final = "vflowopt-validation/1"
+EVERY_METRIC = (*METRICS, *ANSWER_METRICS)
+DEFAULT = "last_token_cosine"
+MODEL_METRIC = "answer_total_variation"
+"""An objective with this metric has all that the others need."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strategy: its divergences, mean over all calibration samples, and its accuracy."""
+
+    name: str
+    origin: str
+    divergence: dict[str, float]
+    accuracy: float
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well each divergence predicts accuracy.
+
+    Attributes:
+        metric: how answers were scored.
+        calibration_samples: on which divergences were measured.
+        questions: on which accuracy was measured, about other images.
+        unpruned: accuracy of the whole model.
+        points: the strategies.
+        predictions: each divergence at each number of calibration samples.
+        seed: of all draws.
+    """
+
+    metric: str
+    calibration_samples: int
+    questions: int
+    unpruned: float
+    points: tuple[Point, ...]
+    predictions: tuple[Prediction, ...]
+    seed: int
+
+    def to_plain(self) -> dict[str, Any]:
+        """What the file says of it."""
+        return asdict(self)
+
+
+def validate(
+    asking: Asking,
+    objective: Objective,
+    calibration: Sequence[Sample],
+    questions: Sequence[Sample],
+    chosen: Sequence[Chosen],
+    *,
+    metric: str,
+    divergences: Ledger,
+    answers: Ledger,
+    seed: int,
+    on_divergence: Progress | None = None,
+    on_answer: Progress | None = None,
+) -> Validation:
+    """Measure every divergence and the accuracy of each strategy, and compare the two.
+
+    Args:
+        asking: the model and how it is asked.
+        objective: of the calibration samples, by `MODEL_METRIC`.
+        calibration: the samples that divergences are measured on.
+        questions: labelled samples about other images.
+        chosen: the strategies.
+        metric: how answers are scored.
+        divergences: keeps what was measured.
+        answers: keeps what was answered.
+        seed: of all draws.
+        on_divergence: called with (samples measured, in total).
+        on_answer: called with (answers known, in total).
+
+    Raises:
+        VFlowOptError: labels, model or strategies cannot be used.
+    """
+    check_labels(questions, metric)
+    measured = [
+        _measured(
+            objective,
+            calibration,
+            one.strategy,
+            divergences,
+            _shifted(on_divergence, n, len(chosen)),
+        )
+        for n, one in enumerate(chosen)
+    ]
+    everyone: dict[str, Strategy | None] = {UNPRUNED: None} | {c.name: c.strategy for c in chosen}
+    given = ask(asking, questions, everyone, answers, on_answer)
+    accuracy = {name: fmean(scored(metric, questions, each)) for name, each in given.items()}
+    whole = accuracy[UNPRUNED]
+    tables = {m: np.array([[row[m] for row in rows] for rows in measured]) for m in EVERY_METRIC}
+    accuracy_K = np.array([accuracy[one.name] for one in chosen])
+    return Validation(
+        metric=metric,
+        calibration_samples=len(calibration),
+        questions=len(questions),
+        unpruned=whole,
+        points=tuple(
+            Point(
+                name=one.name,
+                origin=one.origin,
+                divergence={m: fmean(row[m] for row in rows) for m in EVERY_METRIC},
+                accuracy=accuracy[one.name],
+                kept=accuracy[one.name] / whole if whole else None,
+            )
+            for one, rows in zip(chosen, measured, strict=True)
+        ),
+        predictions=tuple(predictions(tables, accuracy_K, against=DEFAULT, seed=seed)),
+        seed=seed,
+    )
+
+
+def apart(
+    samples: Sequence[Sample], num_calibration: int
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Samples to calibrate on, and the others about none of the same images."""
+    first = first_with_same_images(samples)
+    images = list(dict.fromkeys(first))
+    taken: set[int] = set()
+    for image in images:
+        if sum(one in taken for one in first) >= num_calibration:
+            break
+        taken.add(image)
+    mine = tuple(s for s, image in zip(samples, first, strict=True) if image in taken)
+    others = tuple(s for s, image in zip(samples, first, strict=True) if image not in taken)
+    return mine[:num_calibration], others
+
+
+def about_others(questions: Sequence[Sample], calibration: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The questions whose images no calibration sample shows."""
+    first = first_with_same_images([*calibration, *questions])
+    shown = set(first[: len(calibration)])
+    return tuple(
+        q
+        for q, image in zip(questions, first[len(calibration) :], strict=True)
+        if image not in shown
+    )
+
+
+def _measured(
+    objective: Objective,
+    samples: Sequence[Sample],
+    strategy: Strategy,
+    ledger: Ledger,
+    progress: Progress | None,
+) -> list[dict[str, float]]:
+    """Every divergence of each sample under one strategy; what the ledger knows is not measured."""
+    heading = ledger.heading(
+        {"measured": "divergences", **objective.fingerprint, "strategy": content_of(strategy)}
+    )
+    items = [item_of(sample) for sample in samples]
+    missing = [i for i, item in enumerate(items) if ledger.known(heading, item) is None]
+    for places in batches(len(missing), objective.batch_size):
+        rows = [missing[p] for p in places]
+        found = every_divergence(objective, strategy, rows)
+        ledger.add(heading, {items[i]: one for i, one in zip(rows, found, strict=True)})
+        if progress is not None:
+            progress(len(items) - len(missing) + places.stop, len(items))
+    return [ledger.known(heading, item) or {} for item in items]
+
+
+def every_divergence(
+    objective: Objective, strategy: Strategy, rows: Sequence[int]
+) -> list[dict[str, float]]:
+    """Each of `EVERY_METRIC` for some calibration samples, all from one run of the pruned model.
+
+    Raises:
+        DivergenceError: one of them is not finite.
+        StudyError: the objective did not follow answers.
+    """
+    if objective.answers is None:
+        raise StudyError(
+            f"the objective's metric is {objective.metric!r}; make it {MODEL_METRIC!r}"
+        )
+    adapter, device = objective.adapter, objective.adapter.backbone.device
+    with attached_engine(adapter.model, strategy) as engine:
+        inputs = objective.source.feed(engine, rows)
+        said = objective.answers.tokens(rows)
+        _, hidden_BLD, along = decoded(adapter, inputs, said, layers=True)
+    pruned = Readout(hidden_BLD, through_head(adapter, hidden_BLD[:, -1]))
+    unpruned = objective.reference.rows(rows, device)
+    columns = {name: divergence(name, unpruned, pruned) for name in METRICS}
+    reference = objective.answers.rows(rows, device)
+    columns |= answer_divergences(list(ANSWER_METRICS), adapter, reference, along)
+    table_BM = torch.stack(list(columns.values()), dim=1).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in table_BM]
+
+
+def _shifted(progress: Progress | None, number: int, of: int) -> Progress | None:
+    """The progress of one strategy as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, of * total)
