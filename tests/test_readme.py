@@ -66,7 +66,8 @@ def test_command_table_names_every_command() -> None:
 
 def test_options_that_are_shown_exist() -> None:
     shells = "\n".join(blocks("bash"))
-    helps = run("search", "--help").stdout + run("apply", "--help").stdout
+    commands = ("search", "apply", "evaluate", "bench", "report", "dashboard")
+    helps = "".join(run(command, "--help").stdout for command in commands)
     options = set(re.findall(r"(--[a-z-]+)", shells))
     assert {"--calibration", "--image"} <= options
     assert [option for option in options if option not in helps] == []

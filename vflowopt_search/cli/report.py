@@ -84,9 +84,9 @@ def report(
 
 
 def dashboard(run: OneRun, port: Port = PORT, storage: Storage = None) -> None:
-    """Open a run's study in Optuna's dashboard, on this machine alone; Ctrl-C ends it.
+    r"""Open a run's study in Optuna's dashboard, on this machine alone; Ctrl-C ends it.
 
-    It may be open while the search runs. Needs pip install "vflowopt-search[dashboard]".
+    It may be open while the search runs. Needs pip install "vflowopt-search\[dashboard]".
 
     Example: vflowopt-search dashboard runs/quickstart --port 8080
     """

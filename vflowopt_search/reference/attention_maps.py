@@ -207,6 +207,8 @@ def head_mean_map(attention: ProjectedAttention) -> Tensor:
     A few tiles at a time, so that the maps of all heads are never held together.
     """
     query_THQD, key_THQD = attention.query_THQD.float(), attention.key_THQD.float()
+    # grouped-query attention: several query heads share the keys of one
+    key_THQD = key_THQD.repeat_interleave(query_THQD.shape[1] // key_THQD.shape[1], dim=1)
     heads, size = query_THQD.shape[1], query_THQD.shape[2]
     step = max(1, SCORES_AT_ONCE // (heads * size * size))
     parts = []
