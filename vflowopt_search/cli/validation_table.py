@@ -42,7 +42,7 @@ def picks(validation: Validation) -> Table:
 
 def _correlation(one: Prediction) -> str:
     each = one.correlation
-    return f"{each.value:.3f} {each.low:.2f}–{each.high:.2f}"
+    return f"{each.value:.3f} {each.low:.2f}-{each.high:.2f}"
 
 
 def _table(validation: Validation, cell: Callable[[Prediction], str]) -> Table:
