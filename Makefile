@@ -8,7 +8,11 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then echo $$python; break; fi; done)
 
-.PHONY: search test format wheel-check clean
+# lmms-eval has an environment of its own: it asks for a torchvision, whose wheel does not load
+# beside the CPU torch and then breaks transformers. So its pinned packages come without theirs.
+LMMS := .venv-lmms
+
+.PHONY: search test lmms-eval format wheel-check clean
 
 search: $(VENV)/installed
 	$(BIN)/vflowopt-search search
@@ -20,6 +24,9 @@ test: $(VENV)/installed-test
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
 
+lmms-eval: $(LMMS)/installed
+	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest -m lmms_eval tests/integrations
+
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -30,11 +37,11 @@ wheel-check: $(VENV)/installed-test
 	$(BIN)/python .ci/check_wheel.py build/wheel/*.whl
 
 clean:
-	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(BIN)/python:
+$(BIN)/python $(LMMS)/bin/python:
 	@test -n "$(PYTHON)" || { echo "no python3 of version 3.11 or later on the PATH; install one, or name it: make PYTHON=/path/to/python3 search" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .
@@ -42,4 +49,9 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(LMMS)/installed: pyproject.toml constraints-lmms.txt | $(LMMS)/bin/python
+	$(LMMS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-compile \
+		-r constraints-lmms.txt -e .
 	touch $@

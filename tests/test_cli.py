@@ -16,7 +16,7 @@ from vflowopt_search.cli import doctor
 from vflowopt_search.cli.console import table
 from vflowopt_search.strategy import Importance, Stage, Strategy
 
-COMMANDS = ["search", "show", "apply", "models", "spaces", "doctor"]
+COMMANDS = ["search", "show", "apply", "models", "spaces", "doctor", "push", "pull"]
 
 
 def test_version() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,15 @@ def test_all_names_what_can_be_imported() -> None:
         assert getattr(vflowopt_search, name) is not None
     assert vflowopt_search.__all__ == sorted(vflowopt_search.__all__)
     assert dir(vflowopt_search) == sorted(vflowopt_search.__all__)
+
+
+def test_public_names_are_lazy_and_at_home() -> None:
+    names = [name for name in vflowopt_search.__all__ if name != "__version__"]
+    assert set(names) == set(vflowopt_search._HOME)
+    for name, home in vflowopt_search._HOME.items():
+        public: Any = getattr(vflowopt_search, name)
+        assert public.__module__ == home  # not where it is merely passed on
+        assert public.__doc__
 
 
 def test_other_names_are_refused() -> None:

@@ -6,20 +6,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vflowopt_search.baselines import baseline_strategies as baseline_strategies
+    from vflowopt_search.calibration.choice import from_dataset as from_dataset
+    from vflowopt_search.calibration.choice import load_calibration as load_calibration
+    from vflowopt_search.calibration.encoding import encode as encode
     from vflowopt_search.deploy import prune as prune
     from vflowopt_search.deploy import pruned as pruned
+    from vflowopt_search.objective import build_objective as build_objective
+    from vflowopt_search.report.draw import draw_sample as draw_sample
+    from vflowopt_search.report.page import write_report as write_report
+    from vflowopt_search.report.runs import Run as Run
+    from vflowopt_search.report.runs import load_run as load_run
     from vflowopt_search.strategy import Strategy as Strategy
+    from vflowopt_search.strategy_hub import pull_strategy as pull_strategy
+    from vflowopt_search.strategy_hub import push_strategy as push_strategy
     from vflowopt_search.study import search as search
 
 __version__ = "0.1.0"
-__all__ = ["Strategy", "__version__", "prune", "pruned", "search"]
 
 _HOME = {
+    "Run": "vflowopt_search.report.runs",
     "Strategy": "vflowopt_search.strategy",
+    "baseline_strategies": "vflowopt_search.baselines",
+    "build_objective": "vflowopt_search.objective",
+    "draw_sample": "vflowopt_search.report.draw",
+    "encode": "vflowopt_search.calibration.encoding",
+    "from_dataset": "vflowopt_search.calibration.choice",
+    "load_calibration": "vflowopt_search.calibration.choice",
+    "load_run": "vflowopt_search.report.runs",
     "prune": "vflowopt_search.deploy",
     "pruned": "vflowopt_search.deploy",
+    "pull_strategy": "vflowopt_search.strategy_hub",
+    "push_strategy": "vflowopt_search.strategy_hub",
     "search": "vflowopt_search.study",
+    "write_report": "vflowopt_search.report.page",
 }
+__all__ = [
+    "Run",
+    "Strategy",
+    "__version__",
+    "baseline_strategies",
+    "build_objective",
+    "draw_sample",
+    "encode",
+    "from_dataset",
+    "load_calibration",
+    "load_run",
+    "prune",
+    "pruned",
+    "pull_strategy",
+    "push_strategy",
+    "search",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,10 +23,16 @@ from vflowopt_search.pruning.record import Applied, LastPrefill
 from vflowopt_search.pruning.single import PruningEngine
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy_hub import find_strategy, strategy_beside
 
 
 @contextmanager
-def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applied]:
+def pruned(
+    model: nn.Module,
+    strategy: Strategy | str | Path | None = None,
+    *,
+    revision: str | None = None,
+) -> Iterator[Applied]:
     """Prune visual tokens in every forward and `generate` of `model` inside the `with` block.
 
     The model is the caller's own, from transformers, unchanged; when the block ends, also by an
@@ -34,7 +40,10 @@ def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applie
 
     Args:
         model: a loaded model of a supported family, on any device.
-        strategy: a strategy or the path of its file.
+        strategy: a strategy, or where it is: a file, a folder that holds `vflowopt_strategy.json`,
+            a hub repository; None for the one saved beside the checkpoint of `model`.
+        revision: branch, tag or commit of the hub repository; name it where the model was loaded
+            at one, for the newest transformers do not remember it.
 
     Yields:
         What was applied: `applied.last` tells of the last prompt, per sample and layer.
@@ -43,14 +52,21 @@ def pruned(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[Applie
         StrategyError: the file is wrong, or belongs to another model.
         UnsupportedError: the model cannot do what the strategy asks, or is pruned already.
     """
-    with attached_engine(model, strategy) as engine:
+    with attached_engine(model, strategy, revision) as engine:
         yield engine.applied
 
 
 @contextmanager
-def attached_engine(model: nn.Module, strategy: Strategy | str | Path) -> Iterator[PruningEngine]:
+def attached_engine(
+    model: nn.Module,
+    strategy: Strategy | str | Path | None = None,
+    revision: str | None = None,
+) -> Iterator[PruningEngine]:
     """As `pruned`, but yields the engine itself, for callers that bring their own signals."""
-    strategy = strategy if isinstance(strategy, Strategy) else Strategy.load(strategy)
+    if strategy is None:
+        strategy = strategy_beside(getattr(model, "_orig_mod", model), revision=revision)
+    elif not isinstance(strategy, Strategy):
+        strategy = find_strategy(strategy, revision=revision)
     engine = PruningEngine(_ready(model, [strategy]), strategy, Applied())
     with _attached(engine):
         yield engine
@@ -93,10 +109,15 @@ class Handle:
         self._stack.close()
 
 
-def prune(model: nn.Module, strategy: Strategy | str | Path) -> Handle:
+def prune(
+    model: nn.Module,
+    strategy: Strategy | str | Path | None = None,
+    *,
+    revision: str | None = None,
+) -> Handle:
     """Apply a strategy until `handle.remove()` is called; otherwise as `pruned`."""
     with ExitStack() as stack:
-        applied = stack.enter_context(pruned(model, strategy))
+        applied = stack.enter_context(pruned(model, strategy, revision=revision))
         return Handle(stack.pop_all(), applied)
 
 

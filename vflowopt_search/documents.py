@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,3 +130,16 @@ def read_yaml(path: Path, refusal: type[VFlowOptError]) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise refusal(f"{path} is not readable YAML ({reason}); correct the file") from error
+
+
+def replace_atomically(target: Path, text: str) -> None:
+    """Write beside `target`, flush to disk, then rename over it."""
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ VFlowOptError
 ├── CacheError          what was stored for a model cannot be written or read
 ├── EvaluationError     answers cannot be scored, kept or read again
 ├── DivergenceError     a comparison gave a number that is not finite
-└── StudyError          the study cannot be created, resumed or exported
+├── StudyError          the study cannot be created, resumed or exported
+└── BenchmarkError      a benchmark cannot be run, or its file cannot be read
 """
 
 from __future__ import annotations
@@ -58,3 +59,7 @@ class DivergenceError(VFlowOptError, ArithmeticError):
 
 class StudyError(VFlowOptError):
     """The study cannot be created, resumed or exported."""
+
+
+class BenchmarkError(VFlowOptError):
+    """A benchmark cannot be run, or its file cannot be read."""

@@ -5,7 +5,7 @@ Shape suffixes: B = samples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -21,7 +21,7 @@ from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine, attached_together
 from vflowopt_search.divergence import ANSWER_METRICS, divergence
-from vflowopt_search.errors import CacheError, ModelError
+from vflowopt_search.errors import ModelError
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.single import PruningEngine
@@ -35,17 +35,9 @@ from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.placement import settled
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
-from vflowopt_search.reference.shelf import (
-    DISK_GB,
-    GB,
-    MEMORY_GB,
-    CacheFolder,
-    DiskShelf,
-    MemoryShelf,
-    Shelf,
-)
-from vflowopt_search.reference.signal_source import Row, SignalSource
-from vflowopt_search.reference.unpruned import Reference, build_reference, key_digest
+from vflowopt_search.reference.shelf import cache_folder, map_shelf
+from vflowopt_search.reference.source import Row, SignalSource
+from vflowopt_search.reference.unpruned import Reference, build_reference
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
@@ -123,17 +115,12 @@ class Objective:
             ModelError: a single sample does not fit in memory.
         """
         rows = self._by_length(len(strategies), indices)
-        found: dict[Row, float] = {}
         if self.answers is None:
-            with attached_together(self.adapter.model, strategies) as together:
-                measure = partial(self._at_last_token, together)
-                found = self._in_batches(rows, self.batch_size * len(strategies), measure)
-        else:  # rows of one strategy each: they are decoded
-            for number, strategy in enumerate(strategies):
-                mine = [row for row in rows if row[0] == number]
-                with attached_engine(self.adapter.model, strategy) as engine:
-                    measure = partial(self._along_answers, engine)
-                    found |= self._in_batches(mine, self.batch_size, measure)
+            with attached_together(self.adapter.model, strategies) as engine:
+                asked = self.batch_size * len(strategies)
+                found = self._in_batches(rows, asked, partial(self._at_prompt, engine))
+        else:
+            found = self._along(self.answers, strategies, rows)
         return [[found[number, i] for i in indices] for number in range(len(strategies))]
 
     def _by_length(self, num_strategies: int, indices: Sequence[int]) -> list[Row]:
@@ -145,47 +132,52 @@ class Objective:
     def _in_batches(
         self, left: Sequence[Row], asked: int, measure: Callable[[Sequence[Row]], Tensor]
     ) -> dict[Row, float]:
-        """The divergence of each row, in batches that fit in memory."""
+        """Divergence of each row, `asked` of them at a time, or as many as fit in memory."""
         found: dict[Row, float] = {}
         while left:
             # a strategy's rows stand together
             rows = sorted(left[: self.room.rows(asked)], key=itemgetter(0))
-            values = self._measured(rows, measure)
-            if values is None:
+            try:
+                found |= zip(rows, measure(rows).tolist(), strict=True)
+            except torch.OutOfMemoryError as error:
+                if len(rows) == 1:
+                    raise ModelError(
+                        f"one sample (number {rows[0][1]}) does not fit in memory; use a smaller "
+                        "dtype, smaller images or another device"
+                    ) from error
                 self.room.was_too_small(len(rows))
-                continue
-            found |= zip(rows, values, strict=True)
-            left = left[len(rows) :]
+            else:
+                left = left[len(rows) :]
         return found
 
-    def _measured(
-        self, rows: Sequence[Row], measure: Callable[[Sequence[Row]], Tensor]
-    ) -> list[float] | None:
-        """Divergence of each row of one batch; None if it does not fit in memory."""
-        try:
-            values: list[float] = measure(rows).tolist()
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise ModelError(
-                    f"one sample (number {rows[0][1]}) does not fit in memory; use a smaller "
-                    "dtype, smaller images or another device"
-                ) from error
-            return None
-        return values
-
-    def _at_last_token(self, engine: MixedEngine, rows: Sequence[Row]) -> Tensor:
+    def _at_prompt(self, engine: MixedEngine, rows: Sequence[Row]) -> Tensor:
+        """Divergence at the last prompt token of each row of a batch, (B,)."""
         layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
         inputs = self.source.feed_rows(engine, rows)
         pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
         unpruned = self.reference.rows([i for _, i in rows], pruned.hidden_BLD.device)
         return divergence(self.metric, unpruned, pruned)
 
-    def _along_answers(self, engine: PruningEngine, rows: Sequence[Row]) -> Tensor:
-        assert self.answers is not None  # `measure_many` asks only then
+    def _along(
+        self, answers: AnswerReference, strategies: Sequence[Strategy], rows: Sequence[Row]
+    ) -> dict[Row, float]:
+        """Divergence along the answers; one strategy after the other, for each has its cache."""
+        found: dict[Row, float] = {}
+        for number, strategy in enumerate(strategies):
+            mine = [row for row in rows if row[0] == number]
+            with attached_engine(self.adapter.model, strategy) as engine:
+                measure = partial(self._along_answers, answers, engine)
+                found |= self._in_batches(mine, self.batch_size, measure)
+        return found
+
+    def _along_answers(
+        self, answers: AnswerReference, engine: PruningEngine, rows: Sequence[Row]
+    ) -> Tensor:
+        """Divergence along the answers of one batch of one strategy, (B,)."""
         samples = [i for _, i in rows]
-        inputs, said = self.source.feed(engine, samples), self.answers.tokens(samples)
-        _, _, pruned = decoded(self.adapter, inputs, said, layers=False)
-        unpruned = self.answers.rows(samples, self.adapter.backbone.device)
+        inputs = self.source.feed(engine, samples)
+        _, _, pruned = decoded(self.adapter, inputs, answers.tokens(samples), layers=False)
+        unpruned = answers.rows(samples, self.adapter.backbone.device)
         return answer_divergences([self.metric], self.adapter, unpruned, pruned)[self.metric]
 
 
@@ -253,26 +245,3 @@ def build_objective(
         batch_size=batch_size or prepared.batch_size(),
         answers=answers,
     )
-
-
-def cache_folder(root: Path, cache_gb: float | None) -> CacheFolder:
-    """The cache under `root`, bounded.
-
-    Raises:
-        CacheError: the bound is not positive.
-    """
-    if cache_gb is not None and not cache_gb > 0:
-        raise CacheError(f"the cache may hold {cache_gb} GB, but must hold some; allow more")
-    return CacheFolder(root, round(GB * (DISK_GB if cache_gb is None else cache_gb)))
-
-
-OF_THE_SAMPLES = frozenset({"calibration", "first_inputs"})
-"""Parts of a reference's key that an image's attention map does not depend on."""
-
-
-def map_shelf(key: Mapping[str, str], folder: CacheFolder | None, cache_gb: float | None) -> Shelf:
-    """Where the attention maps of one model are kept, whatever the samples."""
-    if folder is None:
-        return MemoryShelf(round(GB * (MEMORY_GB if cache_gb is None else cache_gb)))
-    of_the_model = {name: value for name, value in key.items() if name not in OF_THE_SAMPLES}
-    return DiskShelf(folder.root / "maps" / key_digest(of_the_model), folder)

@@ -25,9 +25,8 @@ class SlotSampler(BaseSampler):
     this one has no stream to restart. The first trials are given, not drawn: the textbook's.
 
     Args:
-        name: the kind of sampler; `tpe` draws each parameter on its own: on the shipped model
-            its median study is like that of multivariate TPE with groups, and its worst is
-            better (studies/README.md has the figures).
+        name: the kind of sampler; `tpe` draws each parameter on its own: on the shipped model no
+            other sampler finds better strategies at equal cost (studies/README.md).
         seed: the study's seed.
         textbook: assignments of the first trials, one each.
     """

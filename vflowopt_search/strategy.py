@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from vflowopt_search.documents import Value, complaint, parse_json
+from vflowopt_search.documents import Value, complaint, parse_json, replace_atomically
 from vflowopt_search.errors import StrategyError, VFlowOptError
 
 FORMAT: Final = "vflowopt-strategy/1"
@@ -275,7 +273,7 @@ class Strategy(StrategyPart):
             StrategyError: the folder or the file cannot be written.
         """
         try:
-            _replace_atomically(Path(path).resolve(), self.to_json())
+            replace_atomically(Path(path).resolve(), self.to_json())
         except OSError as error:
             raise StrategyError(
                 f"{path} cannot be written ({error.strerror}); choose an existing folder that "
@@ -286,16 +284,3 @@ class Strategy(StrategyPart):
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema of the file, for editors and other programs."""
         return {"$schema": _SCHEMA_DIALECT, **cls.model_json_schema()}
-
-
-def _replace_atomically(target: Path, text: str) -> None:
-    """Write beside `target`, flush to disk, then rename over it."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)

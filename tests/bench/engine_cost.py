@@ -25,7 +25,8 @@ from torch import Tensor
 
 from tests.bench.subjects import SUBJECTS, Subject, onevision_half_billion
 from vflowopt_search.adapters.registry import adapter_for
-from vflowopt_search.budget import ModelShape, prefill_flops
+from vflowopt_search.benchmark.costs import decoder_shape
+from vflowopt_search.budget import prefill_flops
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.deploy import pruned
 from vflowopt_search.pruning.record import LastPrefill
@@ -41,8 +42,8 @@ FIRST_WORD = 8
 """Token id; text of prompts without images is made of this one."""
 
 
-DECODING = {"onevision-0.5b": partial(onevision_half_billion, vision_layers=1)}
-"""Subjects for decode steps, where the vision encoder has long run."""
+SHORT_TOWER = {"onevision-0.5b": partial(onevision_half_billion, vision_layers=2)}
+"""Subjects for what comes after the vision encoder; most of its layers only take time."""
 
 ROUND = 100
 """Decode steps after which a prompt is read anew, so that answers do not outgrow prompts."""
@@ -146,20 +147,6 @@ def decode_ratios(subject: Subject, strategy: Strategy, inputs: Any, steps: int)
     return ratios
 
 
-def shape_of(subject: Subject) -> ModelShape:
-    """Sizes of the subject's decoder."""
-    config = subject.model.config.text_config
-    return ModelShape(
-        decoder_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.hidden_size // config.num_attention_heads,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-    )
-
-
 @contextmanager
 def backbone_entered(model: Any) -> Iterator[list[float]]:
     """When each forward reached the decoder; the vision encoder has run by then."""
@@ -190,11 +177,13 @@ class PrefillCost:
         allowed: FLOPs of the unpruned decoder over those of the pruned one.
         speed_ups: measured ratios of the decoder's time, one per repeat.
         encoding: time before the decoder, pruned over unpruned, one per repeat.
+        tax: decoder's time, pruned over the unpruned one's on text alone of the pruned length.
     """
 
     allowed: float
     speed_ups: list[float]
     encoding: list[float]
+    tax: list[float]
 
     @property
     def share(self) -> float:
@@ -204,28 +193,28 @@ class PrefillCost:
 
 def prefill_cost(subject: Subject, strategy: Strategy, inputs: Any, repeats: int) -> PrefillCost:
     """Unpruned and pruned prefill by turns."""
-    other, shape = twin(subject.model), shape_of(subject)
-    pairs = []
+    other, shape = twin(subject.model), decoder_shape(adapter_for(subject.model))
+    assert shape is not None
+    turns = []
     with torch.inference_mode(), pruned(subject.model, strategy) as applied:
-        for _ in range(repeats + 1):
-            pairs.append((timed_prefill(other, inputs), timed_prefill(subject.model, inputs)))
+        timed_prefill(subject.model, inputs)
         last = applied.last
-    assert last is not None
+        assert last is not None
+        text = text_prompt(last)
+        sides = ((other, inputs), (subject.model, inputs), (other, text))
+        for _ in range(repeats + 1):
+            turns.append([timed_prefill(model, given) for model, given in sides])
+    whole_per_row = [[n] * shape.decoder_layers for n in last.visual_tokens]
     whole, short = (
-        sum(
-            prefill_flops(shape, alive, text)
-            for alive, text in zip(per_row, last.text_tokens, strict=True)
-        )
-        for per_row in (
-            [[n] * shape.decoder_layers for n in last.visual_tokens],
-            last.tokens_per_layer,
-        )
+        sum(prefill_flops(shape, *row) for row in zip(alive, last.text_tokens, strict=True))
+        for alive in (whole_per_row, last.tokens_per_layer)
     )
-    measured = pairs[1:]
+    measured = turns[1:]
     return PrefillCost(
         allowed=whole / short,
-        speed_ups=[plain[1] / mine[1] for plain, mine in measured],
-        encoding=[mine[0] / plain[0] for plain, mine in measured],
+        speed_ups=[plain[1] / mine[1] for plain, mine, _ in measured],
+        encoding=[mine[0] / plain[0] for plain, mine, _ in measured],
+        tax=[mine[1] / alike[1] for _, mine, alike in measured],
     )
 
 
@@ -258,7 +247,7 @@ def prefill_table(subject: Subject, repeats: int, batches: Sequence[int]) -> Non
     """The decoder's speed-up as a table."""
     print(f"\n## Prefill, {subject.name}\n")
     columns = ["batch", "strategy", "allowed", "decoder's speed-up", "quartiles", "share"]
-    columns += ["before the decoder, pruned / unpruned"]
+    columns += ["pruned / text of that length", "before the decoder, pruned / unpruned"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for rows in batches:
         for stages in STAGES:
@@ -266,7 +255,7 @@ def prefill_table(subject: Subject, repeats: int, batches: Sequence[int]) -> Non
             cost = prefill_cost(subject, strategy_on(subject, stages), inputs, repeats)
             print(
                 f"| {rows} | {stages} | {cost.allowed:.2f} | {spread(cost.speed_ups)} "
-                f"| {cost.share:.0%} | {median(cost.encoding):.3f} |",
+                f"| {cost.share:.0%} | {median(cost.tax):.3f} | {median(cost.encoding):.3f} |",
                 flush=True,
             )
 
@@ -280,12 +269,17 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=9, help="prefills of each side; 0 for none")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="of the prefills")
+    parser.add_argument(
+        "--short-tower", action="store_true", help="prefill behind a short vision encoder, too"
+    )
     asked = parser.parse_args()
     for name in asked.subject:
+        short_tower = SHORT_TOWER.get(name, SUBJECTS[name])
         if asked.steps:
-            decode_table(DECODING.get(name, SUBJECTS[name])(4), asked.steps)
+            decode_table(short_tower(4), asked.steps)
         if asked.repeats:
-            prefill_table(SUBJECTS[name](max(asked.batches)), asked.repeats, asked.batches)
+            make = short_tower if asked.short_tower else SUBJECTS[name]
+            prefill_table(make(max(asked.batches)), asked.repeats, asked.batches)
 
 
 if __name__ == "__main__":

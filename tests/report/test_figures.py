@@ -28,6 +28,14 @@ def test_history_shows_each_trial_once_by_how_it_ended() -> None:
     assert drawn["best so far"].y == (1.0, 1.0, 0.1)
 
 
+def test_history_draws_each_baseline_from_end_to_end() -> None:
+    plain = {"random": 3.0, "uniform": 2.0}
+    record = History([0, 3], [1.0, 0.5], [1.0, 0.5], *how("complete complete"), plain)
+    drawn = traces(figures.history_figure(record))
+    for name, value in plain.items():
+        assert drawn[name].x == (0, 3) and drawn[name].y == (value, value)
+
+
 def how(outcomes: str) -> tuple[list[Any], list[str]]:
     return outcomes.split(), [""] * len(outcomes.split())
 

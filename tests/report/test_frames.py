@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from tests.fake_study import FakeObjective, fake_run, fake_space
-from vflowopt_search import run_folder, trials
-from vflowopt_search.errors import StudyError
+from vflowopt_search import trials
 from vflowopt_search.report import frames
 from vflowopt_search.strategy import Strategy
 
@@ -53,6 +51,9 @@ def test_history_is_finite_and_its_best_never_rises(study: Study) -> None:
     assert record.best[-1] > 0.001  # which is a partial mean
     assert record.label[:3] == list(fake_space().textbook())
     assert set(record.label[3:]) == {""}
+    assert record.baselines == {}
+    plain = {"uniform": 0.2, "random": 0.3}
+    assert list(frames.history(study, plain).baselines.items()) == sorted(plain.items())
 
 
 def test_staircase_holds_the_budget_of_every_strategy(study: Study) -> None:
@@ -62,6 +63,8 @@ def test_staircase_holds_the_budget_of_every_strategy(study: Study) -> None:
     for alive in record.alive.values():
         assert sum(alive) / 8 == pytest.approx(0.25, abs=1e-9)
         assert alive == sorted(alive, reverse=True)
+    flat = frames.staircase(study, {"uniform": 0.2, "random": 0.3}).alive["random, uniform"]
+    assert flat == pytest.approx([0.25] * 8)
 
 
 def test_heatmap_has_the_best_trials_and_the_hardest_samples_first(study: Study) -> None:
@@ -145,27 +148,6 @@ def test_the_table_has_a_row_for_each_trial_that_ended(study: Study, tmp_path: P
 def test_the_table_of_an_empty_study_can_be_written(empty: Study, tmp_path: Path) -> None:
     frames.write_trials(empty, tmp_path / "trials.parquet")
     assert pd.read_parquet(tmp_path / "trials.parquet").empty
-
-
-def test_a_run_is_loaded_from_its_folder(tmp_path: Path) -> None:
-    outcome = fake_run(storage=tmp_path / run_folder.JOURNAL, total=2)
-    assert frames.load_run(tmp_path).strategy is None
-    assert frames.load_run(tmp_path).baselines == {}
-    assert outcome.best is not None
-    outcome.best.save(tmp_path / run_folder.STRATEGY)
-    (tmp_path / run_folder.BASELINES).write_text(json.dumps({"random": 0.5}))
-    run = frames.load_run(tmp_path)
-    assert run.strategy == outcome.best
-    assert run.baselines == {"random": 0.5}
-    assert frames.history(run.study) == frames.history(outcome.study)
-
-
-def test_a_folder_without_one_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"has no study\.journal; give the output folder"):
-        frames.load_run(tmp_path)
-    (tmp_path / run_folder.JOURNAL).touch()
-    with pytest.raises(StudyError, match="holds 0 studies but a run has one"):
-        frames.load_run(tmp_path)
 
 
 def test_an_interrupted_study_can_be_looked_at() -> None:

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom on a study, with public names only and no stored output."""
+"""The notebooks run from top to bottom, with public names only and no stored output."""
 
 from __future__ import annotations
 
@@ -11,35 +11,97 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.fake_study import fake_run
-from vflowopt_search import run_folder
+from tests.report.overlays import whole_run
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "inspect_study.ipynb"
-
-
-def notebook() -> Any:
-    return nbformat.reads(NOTEBOOK.read_text("utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NAMES = ("01_find_a_strategy", "02_inspect_study", "03_compare_strategies", "04_deploy")
+PLOT, PICTURE = "application/vnd.plotly.v1+json", "image/png"
 
 
-def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = fake_run(storage=tmp_path / run_folder.JOURNAL, total=12)
-    assert outcome.best is not None
-    outcome.best.save(tmp_path / run_folder.STRATEGY)
-    (tmp_path / run_folder.BASELINES).write_text(json.dumps({"random": 3.0}))
-    monkeypatch.setenv("VFLOWOPT_RUN", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
+def notebook(name: str) -> Any:
+    text = (NOTEBOOKS / f"{name}.ipynb").read_text("utf-8")
+    return nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def code(name: str) -> list[Any]:
+    return [cell for cell in notebook(name).cells if cell.cell_type == "code"]
+
+
+class Ran:
+    """What an executed notebook shows."""
+
+    def __init__(self, name: str) -> None:
+        client = NotebookClient(notebook(name), timeout=240)
+        executed = client.execute(cwd=str(NOTEBOOKS))
+        self.outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+        self.text = "".join(output.get("text", "") for output in self.outputs)
+
+    def count(self, kind: str) -> int:
+        return sum(kind in output.get("data", {}) for output in self.outputs)
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few trials and samples, and no writing in the home folder."""
+    monkeypatch.setenv("VFLOWOPT_TRIALS", "3")
+    monkeypatch.setenv("VFLOWOPT_SAMPLES", "6")
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    executed = NotebookClient(notebook(), timeout=120).execute(cwd=str(NOTEBOOK.parent))
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    kinds = [kind for output in outputs for kind in output.get("data", {})]
-    assert kinds.count("application/vnd.plotly.v1+json") == 5
-    assert any("sample evaluations saved" in output.get("text", "") for output in outputs)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def test_outputs_are_stripped_and_names_are_public() -> None:
-    cells = notebook().cells
-    code = [cell for cell in cells if cell.cell_type == "code"]
-    assert code and all(not cell.outputs and cell.execution_count is None for cell in code)
-    tree = ast.parse("\n".join(cell.source for cell in code))
+def test_a_strategy_is_found_saved_and_applied() -> None:
+    ran = Ran("01_find_a_strategy")
+    assert "6 samples, fingerprint" in ran.text
+    assert "259 visual tokens; alive in each layer:" in ran.text
+    assert (ran.count(PLOT), ran.count(PICTURE)) == (1, 1)
+
+
+def test_a_study_is_looked_at_from_all_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = whole_run(tmp_path / "run", total=12)
+    monkeypatch.setenv("VFLOWOPT_RUN", str(run.folder))
+    ran = Ran("02_inspect_study")
+    assert ran.count(PLOT) == 7
+    assert "sample evaluations saved" in ran.text
+    assert "report.html" in ran.text
+
+
+def test_budgets_and_baselines_are_compared() -> None:
+    ran = Ran("03_compare_strategies")
+    assert (ran.count(PLOT), ran.count(PICTURE)) == (2, 3)
+    assert ran.text.count("divergence") == 3
+    assert "budgets.html" in ran.text
+
+
+def test_a_strategy_is_deployed_and_measured() -> None:
+    ran = Ran("04_deploy")
+    assert "right" in ran.text and "the same" in ran.text
+    assert "visual tokens: 259" in ran.text
+    assert "x as fast" in ran.text
+    assert "28" in ran.text and "search again for this model" in ran.text
+
+
+def test_there_are_no_other_notebooks() -> None:
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_stripped_and_names_are_public(name: str) -> None:
+    cells = code(name)
+    assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+    tree = ast.parse("\n".join(cell.source for cell in cells))
     names = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in imports for alias in node.names]
+    names += [part for node in imports for part in (node.module or "").split(".")]
     assert not [name for name in names if name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lines_fit_a_page(name: str) -> None:
+    for cell in notebook(name).cells:
+        assert max(map(len, cell.source.splitlines())) <= 100
+    stored = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text("utf-8"))
+    assert stored["nbformat"] == 4 and set(stored["metadata"]) == {"kernelspec", "language_info"}

@@ -137,11 +137,7 @@ class Adapter(ABC):
 
     @property
     def last_layer_whole(self) -> bool:
-        """Whether the last decoder layer cannot be run for the last token only.
-
-        False says that what the layer computes behind its attention is added to the residual
-        stream as it is; the self-check would notice if that were not so.
-        """
+        """Whether the last decoder layer does more than add to its residual stream."""
         return False
 
     @property

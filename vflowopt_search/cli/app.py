@@ -9,10 +9,13 @@ from typer.core import TyperGroup
 
 from vflowopt_search import __version__
 from vflowopt_search.cli.apply import apply
+from vflowopt_search.cli.bench import bench
 from vflowopt_search.cli.console import complain, quiet_libraries
 from vflowopt_search.cli.doctor import doctor
 from vflowopt_search.cli.evaluate import evaluate
+from vflowopt_search.cli.hub import pull, push
 from vflowopt_search.cli.listing import models, spaces
+from vflowopt_search.cli.report import dashboard, report
 from vflowopt_search.cli.search import search
 from vflowopt_search.cli.show import show
 from vflowopt_search.cli.validate import validate
@@ -65,11 +68,16 @@ def program(
 app.command("search")(search)
 app.command("show")(show)
 app.command("apply")(apply)
+app.command("report")(report)
 app.command("evaluate")(evaluate)
 app.command("validate")(validate)
+app.command("bench")(bench)
+app.command("dashboard")(dashboard)
 app.command("models")(models)
 app.command("spaces")(spaces)
 app.command("doctor")(doctor)
+app.command("push")(push)
+app.command("pull")(pull)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class Clock:
         """
         if self._earlier is None:
             self._earlier = earlier
-        if done >= total or done == self._earlier:
+        if done >= total or done <= self._earlier:
             return ""
         pace = (time.monotonic() - self._start) / (done - self._earlier)
         return f"{timedelta(seconds=round(pace * (total - done)))} left"

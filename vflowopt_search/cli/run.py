@@ -6,8 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +19,20 @@ from vflowopt_search.cli.console import print_json, stdout
 from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED
+from vflowopt_search.cli.pictures import (
+    write_baselines,
+    write_command,
+    write_overlays,
+    write_page,
+    written,
+)
 from vflowopt_search.cli.preparation import Prepared, held_out_questions, prepare
 from vflowopt_search.cli.progress import Display, display
 from vflowopt_search.cli.summary import Summary, earlier_comparison
 from vflowopt_search.errors import StudyError
 
 if TYPE_CHECKING:
-    from vflowopt_search.outcome import StudyOutcome
+    from vflowopt_search.outcome import StudyOutcome, TrialReport
     from vflowopt_search.strategy import Strategy
 
 INTERRUPTED = 130
@@ -46,19 +52,26 @@ def run(job: Job, *, as_json: bool) -> None:
         with display() as shown:
             prepared = prepare(job, shown)
             held_out = HeldOut(job, prepared, shown)
+            if not (job.output / run_folder.COMMAND).exists():
+                write_command(job)  # now, for a report while the search runs
             outcome = run_trials(job, prepared, shown)
+            write_command(job)  # not before: a search that is refused leaves the folder alone
             export(job, outcome)  # before anything else can go wrong
             if not outcome.interrupted:
                 outcome = held_out.rescored(outcome)
                 export(job, outcome)
             rows = [] if outcome.interrupted else compare(job, prepared, outcome, held_out, shown)
-            write_pictures(job, prepared, outcome, rows)
+            write_baselines(job, rows)
+            if rows:
+                best = _best(outcome)
+                write_overlays(job.output, prepared.objective, outcome.study, best, shown)
+        summary = Summary.of(job, prepared, outcome, rows, time.monotonic() - start)
+        if rows:
+            summary.write(job.output)
+        write_page(job, outcome)
     except KeyboardInterrupt:
         _say_how_to_go_on(None)
         raise typer.Exit(INTERRUPTED) from None
-    summary = Summary.of(job, prepared, outcome, rows, time.monotonic() - start)
-    if rows:
-        summary.write(job.output)
     _print(summary, rows, as_json)
     for remark in filter(None, (prepared.calibration.note, held_out.note)):
         typer.echo(f"note: {remark}", err=True)
@@ -69,9 +82,19 @@ def run(job: Job, *, as_json: bool) -> None:
 
 def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
     """Run the trials that are still to be run."""
+    from vflowopt_search.report.artifacts import BestPictures
+    from vflowopt_search.storage import open_storage
     from vflowopt_search.study import StudySettings, run_study, study_context
 
     recipe, facts = job.recipe, prepared.objective.facts
+    storage = open_storage(job.storage_or_journal)
+    folder = job.output / run_folder.ARTIFACTS
+    pictures = BestPictures(prepared.objective, storage, job.study_name, folder)
+
+    def on_trial(report: TrialReport) -> None:
+        shown.trial(report)
+        pictures(report)
+
     shown.phase("trials", recipe.trials)
     return run_study(
         prepared.objective,
@@ -84,12 +107,12 @@ def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
             job.racing,
             trials_per_batch=job.trials_per_batch,
         ),
-        storage=job.storage_or_journal,
+        storage=storage,
         context={
             **study_context(facts.identity, prepared.calibration, prepared.space),
             **prepared.objective.fingerprint,
         },
-        on_trial=shown.trial,
+        on_trial=on_trial,
     )
 
 
@@ -103,37 +126,8 @@ def export(job: Job, outcome: StudyOutcome) -> None:
 
     if outcome.best is not None:
         outcome.best.save(job.output / run_folder.STRATEGY)
-    with _written(job.output / run_folder.TRIALS) as path:
+    with written(job.output / run_folder.TRIALS) as path:
         write_trials(outcome.study, path)
-
-
-def write_pictures(
-    job: Job, prepared: Prepared, outcome: StudyOutcome, rows: Sequence[Row]
-) -> None:
-    """Write the report, and beside it the divergence of the plain strategies that it shows.
-
-    Raises:
-        StudyError: a file cannot be written.
-    """
-    from vflowopt_search.report.page import write_report
-
-    plain = comparison.baselines(rows)
-    if plain:
-        with _written(job.output / run_folder.BASELINES) as path:
-            path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    about = {
-        "model": job.source.name,
-        "calibration": f"{prepared.calibration.name}, {len(prepared.calibration)} samples",
-        "budget": f"{job.recipe.retain:.1%} of the visual tokens, mean over the decoder layers",
-        "divergence": job.recipe.metric,
-        **{
-            f"accuracy, {row.name}": f"{row.accuracy:.1%}"
-            for row in rows
-            if row.accuracy is not None
-        },
-    }
-    with _written(job.output / run_folder.REPORT) as path:
-        write_report(outcome.study, path, baselines=plain, summary=about)
 
 
 def compare(
@@ -179,18 +173,6 @@ def _best(outcome: StudyOutcome) -> Strategy:
         f"none of the {len(reasons)} trials of study {outcome.study.study_name!r} was measured "
         f"on every sample (last failure: {last}); search again into another output folder"
     )
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """Says what to do when the disk is full or the folder is not ours."""
-    try:
-        yield path
-    except OSError as error:
-        raise StudyError(
-            f"{path} cannot be written ({error.strerror}); make room, or choose another folder "
-            f"with --output"
-        ) from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -9,9 +9,8 @@ import typer
 
 from vflowopt_search.cli.console import print_json, stdout, table
 from vflowopt_search.cli.options import Json
+from vflowopt_search.report.words import Facts, ranking, stages
 from vflowopt_search.strategy import Strategy
-
-Facts = list[tuple[str, str]]
 
 
 def show(
@@ -28,9 +27,9 @@ def show(
         return
     console = stdout()
     console.print(f"[bold]{strategy.name}[/bold]", soft_wrap=True)
-    facts = [*_model(strategy), *_ranking(strategy), *_budget(strategy), *_origin(strategy)]
+    facts = [*_model(strategy), *ranking(strategy), *_budget(strategy), *_origin(strategy)]
     console.print(table(("", ""), facts))
-    console.print(table(("decoder layers", "keep ratio", "alive", "ranked by"), _stages(strategy)))
+    console.print(table(("decoder layers", "keep ratio", "alive", "ranked by"), stages(strategy)))
 
 
 def described(strategy: Strategy) -> dict[str, Any]:
@@ -55,25 +54,6 @@ def _model(strategy: Strategy) -> Facts:
     )
     revision = f" at {model.revision}" if model.revision else ""
     return [("model", f"{model.name}{revision}: {shape}" if model.name else shape)]
-
-
-def _ranking(strategy: Strategy) -> Facts:
-    importance = strategy.importance
-    parts = [importance.score]
-    if importance.vision_layer is not None:
-        parts.append(f"vision layer {importance.vision_layer}")
-        parts.append(f"context threshold {importance.context_threshold:g}")
-    if importance.entropy_weight:
-        parts.append(f"entropy weight {importance.entropy_weight:g}")
-    if importance.score == "random":
-        parts.append(f"seed {importance.seed}")
-    recycling = strategy.recycling
-    return [
-        ("importance", ", ".join(parts)),
-        ("recycling", f"cells of {recycling.cell:g} tokens" if recycling else "none"),
-        ("row separators", strategy.separators),
-        ("positions", strategy.positions),
-    ]
 
 
 def _budget(strategy: Strategy) -> Facts:
@@ -106,23 +86,3 @@ def _origin(strategy: Strategy) -> Facts:
     if origin.versions:
         facts.append(("versions", ", ".join(f"{k} {v}" for k, v in origin.versions.items())))
     return facts
-
-
-def _stages(strategy: Strategy) -> list[tuple[str, str, str, str]]:
-    """One row per run of layers with the same tokens alive."""
-    first, alive, rows = strategy.stages[0].layer, 1.0, []
-    if first > 0:
-        rows.append((_layers(0, first), "-", f"{alive:.2%}", "-"))
-    depth = strategy.model.decoder_layers if strategy.model else None
-    ends = [*(stage.layer for stage in strategy.stages[1:]), depth]
-    for stage, end in zip(strategy.stages, ends, strict=True):
-        alive *= stage.keep_ratio
-        score = stage.score or strategy.importance.score
-        rows.append((_layers(stage.layer, end), f"{stage.keep_ratio:.4f}", f"{alive:.2%}", score))
-    return rows
-
-
-def _layers(first: int, end: int | None) -> str:
-    if end is None:
-        return f"{first} and later"
-    return str(first) if end == first + 1 else f"{first} to {end - 1}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vflowopt_search.strategy import Strategy
     from vflowopt_search.trials import Outcome
 
-FILE = "summary.json"
+FILE = run_folder.SUMMARY
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
 
 
 def _files(job: Job) -> dict[str, str]:
-    """What is in the output folder, by what it is."""
+    """What is in the output folder, by what it is; the report is written last."""
     names = {
         "strategy": run_folder.STRATEGY,
         "trials": run_folder.TRIALS,
@@ -176,4 +176,5 @@ def _files(job: Job) -> dict[str, str]:
         "study": run_folder.JOURNAL,
     }
     paths = {what: job.output / name for what, name in names.items()}
-    return {what: str(path) for what, path in paths.items() if path.exists()}
+    written = {what: path for what, path in paths.items() if path.exists() or what == "report"}
+    return {what: str(path) for what, path in written.items()}

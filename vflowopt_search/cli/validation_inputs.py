@@ -65,7 +65,8 @@ def read_trials(run: Path) -> list[Tried]:
     """
     import pandas as pd
 
-    from vflowopt_search.report.frames import load_run, trials_frame
+    from vflowopt_search.report.frames import trials_frame
+    from vflowopt_search.report.runs import load_run
 
     if (run / run_folder.JOURNAL).is_file():
         frame = trials_frame(load_run(run).study)

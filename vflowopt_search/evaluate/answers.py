@@ -28,7 +28,7 @@ from vflowopt_search.reference.encoder import Progress, first_with_same_images, 
 from vflowopt_search.reference.fingerprint import weights_sha256
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.reference.shelf import GB, MEMORY_GB, MemoryShelf
-from vflowopt_search.reference.signal_source import SignalSource
+from vflowopt_search.reference.source import SignalSource
 from vflowopt_search.reference.unpruned import processor_sha256
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked

@@ -14,6 +14,7 @@ from torch import Tensor
 from vflowopt_search.ops.precision import at_least_fp32
 
 QUERIES_AT_ONCE = 512
+CACHED = 2**21  # logits
 
 
 def attention_received(
@@ -25,27 +26,70 @@ def attention_received(
 ) -> Tensor:
     """Mean attention that each key gets, over heads and queries, shape (B, N).
 
-    Softmax of `scale` * q k^T over the keys, QUERIES_AT_ONCE at a time, so that memory grows
-    with N and not with N * N. Each row sums to 1. `query_weight_BQ` (boolean or not negative,
+    Softmax of `scale` * q k^T over the keys, QUERIES_AT_ONCE or fewer at a time, so that memory
+    grows with N and not with N * N. Each row sums to 1. `query_weight_BQ` (boolean or not negative,
     with a positive sum in every row) makes it a weighted mean over the queries (algorithms.md
     1.1, steps 2 and 4). `window_N` (integers that never fall) names each token's window: a query
     attends to the keys of its own window only, and there are as many queries as keys.
     """
-    num_queries = query_BHQD.shape[2]
-    key_BHND = at_least_fp32(key_BHND)
     if query_weight_BQ is None:
-        query_weight_BQ = key_BHND.new_ones(query_BHQD.shape[0], num_queries)
-    weight_BQ = query_weight_BQ.to(key_BHND.dtype)
-    received_BN = key_BHND.new_zeros(key_BHND.shape[0], key_BHND.shape[2])
-    for start in range(0, num_queries, QUERIES_AT_ONCE):
-        queries = slice(start, start + QUERIES_AT_ONCE)
+        query_weight_BQ = query_BHQD.new_ones(query_BHQD.shape[0], query_BHQD.shape[2])
+    at_once = _rows_at_once(query_BHQD, key_BHND)
+    received = []
+    for row in range(0, max(1, query_BHQD.shape[0]), at_once):
+        rows = slice(row, row + at_once)
+        query, weight_BQ = query_BHQD[rows], query_weight_BQ[rows]
+        if at_once == 1 and window_N is None:
+            query, weight_BQ = _that_count(query, weight_BQ)
+        received.append(_received(query, key_BHND[rows], scale, weight_BQ, window_N))
+    return torch.cat(received)
+
+
+def _received(
+    query_BHQD: Tensor,
+    key_BHND: Tensor,
+    scale: float,
+    weight_BQ: Tensor,
+    window_N: Tensor | None,
+) -> Tensor:
+    """`attention_received` of the rows that are computed together."""
+    key_BHND = at_least_fp32(key_BHND)
+    weight_BQ = weight_BQ.to(key_BHND.dtype)
+    received_BHN = key_BHND.new_zeros(*query_BHQD.shape[:2], key_BHND.shape[2])
+    size = queries_at_once(query_BHQD.device)
+    for start in range(0, query_BHQD.shape[2], size):
+        queries = slice(start, start + size)
         logits_BHQN = _logits(query_BHQD[:, :, queries], key_BHND, scale)
         if window_N is not None:
             apart_QN = window_N[queries, None] != window_N
             logits_BHQN = logits_BHQN.masked_fill(apart_QN, float("-inf"))
-        seen_BQN = logits_BHQN.softmax(-1).mean(1)
-        received_BN = received_BN + (seen_BQN * weight_BQ[:, queries, None]).sum(1)
-    return received_BN / weight_BQ.sum(-1, keepdim=True)
+        weight_B11Q = weight_BQ[:, None, None, queries]
+        # Under autocast this product, too, would fall to half precision.
+        with torch.autocast(query_BHQD.device.type, enabled=False):
+            received_BHN = received_BHN + (weight_B11Q @ logits_BHQN.softmax(-1)).squeeze(2)
+    return received_BHN.mean(1) / weight_BQ.sum(-1, keepdim=True)
+
+
+def queries_at_once(device: torch.device) -> int:
+    """Queries whose logits are held together: on a CPU few enough to stay in its cache."""
+    return min(128, QUERIES_AT_ONCE) if device.type == "cpu" else QUERIES_AT_ONCE
+
+
+def _rows_at_once(query_BHQD: Tensor, key_BHND: Tensor) -> int:
+    """Tiles or prompts computed together; on a CPU as many as have logits that it can cache."""
+    batch, num_heads, num_queries, _ = query_BHQD.shape
+    if query_BHQD.device.type != "cpu":
+        return max(2, batch)
+    num_queries = min(num_queries, queries_at_once(query_BHQD.device))
+    return max(1, CACHED // max(1, num_heads * num_queries * key_BHND.shape[2]))
+
+
+def _that_count(query_1HQD: Tensor, weight_1Q: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one row, the queries that have a weight."""
+    index_Q = weight_1Q[0].nonzero().squeeze(1)
+    if len(index_Q) == weight_1Q.shape[1]:
+        return query_1HQD, weight_1Q
+    return query_1HQD[:, :, index_Q], weight_1Q[:, index_Q]
 
 
 def text_attention(

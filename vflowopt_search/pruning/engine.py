@@ -45,6 +45,7 @@ from vflowopt_search.pruning.state import (
     state_of,
     whole_segment,
 )
+from vflowopt_search.pruning.threads import PerThread, nothing
 from vflowopt_search.pruning.training import Labels
 
 CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
@@ -53,16 +54,18 @@ CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
 class Engine(ABC):
     """Hooks on one model; what they prune is said by `prefill`.
 
-    The state of a prompt lives on its cache; between hooks of a single forward it is held here.
+    The state of a prompt lives on its cache; between hooks of a single forward it is held here,
+    for each thread apart.
     """
+
+    _call: PerThread[dict[str, Any]] = PerThread(dict)
+    _labels: PerThread[Labels | None] = PerThread(nothing)
+    _forward: PerThread[Forward | None] = PerThread(nothing)
 
     def __init__(
         self, anatomy: Anatomy, scoring: PromptScoring, later_layers: Mapping[int, int]
     ) -> None:
         self.anatomy, self.scoring, self.later_layers = anatomy, scoring, later_layers
-        self._call: dict[str, Any] = {}
-        self._labels: Labels | None = None
-        self._forward: Forward | None = None
         self._layer_hooks = Switched(
             before,
             {
@@ -94,7 +97,7 @@ class Engine(ABC):
             before(stack, anatomy.base, self.before_base)
             before(stack, anatomy.backbone, self.before_backbone)
             for switched in (self._layer_hooks, self._end_hooks, self._label_hooks):
-                stack.callback(partial(switched.switch, on=False))
+                stack.callback(switched.off)
             for layer in self.scoring.text_layers:
                 see = partial(self._see_text, layer - 1)
                 probe = attention_probe(anatomy.decoder_attention(layer - 1), see)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from threading import Lock, get_ident
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,8 @@ def after(stack: ExitStack, module: nn.Module, hook: Any) -> None:
 class Switched:
     """Hooks of modules that are on only while there is something for them to do.
 
-    Even a hook that does nothing is felt in a decode step.
+    Even a hook that does nothing is felt in a decode step. They are on while any of the threads
+    that share the model wants them.
     """
 
     def __init__(
@@ -33,14 +35,30 @@ class Switched:
         """Hooks that are off yet; `put` is `before` or `after`."""
         self._put, self._hooks = put, hooks
         self._on: ExitStack | None = None
+        self._wanted: set[int] = set()
+        self._lock = Lock()
 
     def switch(self, *, on: bool) -> None:
-        """Put the hooks on or take them off; nothing happens where they are so already."""
-        if on and self._on is None:
+        """Say whether this thread wants the hooks on."""
+        thread = get_ident()
+        if on == (thread in self._wanted):
+            return
+        with self._lock:
+            self._wanted ^= {thread}
+            self._settle()
+
+    def off(self) -> None:
+        """Take the hooks off, whoever wants them."""
+        with self._lock:
+            self._wanted.clear()
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._wanted and self._on is None:
             self._on = ExitStack()
             for module, hook in self._hooks.items():
                 self._put(self._on, module, hook)
-        elif not on and self._on is not None:
+        elif not self._wanted and self._on is not None:
             self._on.close()
             self._on = None
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vflowopt_search.pruning.threads import PerThread, nothing
+
 
 @dataclass(frozen=True)
 class LastPrefill:
@@ -37,20 +39,27 @@ class LastPrefill:
 class Applied:
     """A strategy at work on a model."""
 
+    _own: PerThread[Callable[[], LastPrefill] | None] = PerThread(nothing)
+
     def __init__(self) -> None:
-        self._read: Callable[[], LastPrefill] | None = None
+        self._newest: Callable[[], LastPrefill] | None = None
 
     @property
     def last(self) -> LastPrefill | None:
-        """What happened in the last prefill of a prompt with images; None before the first."""
-        return None if self._read is None else self._read()
+        """What happened in the last prefill of a prompt with images; None before the first.
+
+        Where several threads use the model, each sees its own last one; a thread without one, and
+        everybody once the strategy is off, sees the last of all.
+        """
+        read = self._own or self._newest
+        return None if read is None else read()
 
     def freeze(self) -> None:
         """Hold `last` in plain values, so that nothing of the model is held."""
         last = self.last
-        if last is not None:
-            self._read = lambda: last
+        vars(self).clear()
+        self._newest = None if last is None else lambda: last
 
     def watch(self, read: Callable[[], LastPrefill]) -> None:
         """Let `last` come from `read` (called by the engine; built only when somebody looks)."""
-        self._read = read
+        self._own = self._newest = read

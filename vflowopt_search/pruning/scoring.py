@@ -16,6 +16,7 @@ from vflowopt_search.errors import StrategyError, UnsupportedError
 from vflowopt_search.importance.registry import make_score
 from vflowopt_search.importance.signals import TokenGrid, VisualSignals
 from vflowopt_search.pruning.anatomy import Anatomy
+from vflowopt_search.pruning.threads import PerThread
 from vflowopt_search.pruning.vision import VisionRecorder
 from vflowopt_search.strategy import Stage, Strategy
 
@@ -49,10 +50,11 @@ class Scoring:
         text_layers: stage layers that are scored by attention inside the decoder.
     """
 
+    _provided: PerThread[dict[str, VisualSignals]] = PerThread(dict)
+
     def __init__(self, anatomy: Anatomy, strategy: Strategy) -> None:
         """Raise StrategyError where a stage asks for a score it cannot have."""
         self.strategy = strategy
-        self._provided: dict[str, VisualSignals] = {}
         names = {self.name_of(stage) for stage in strategy.stages}
         self._scores = {name: make_score(strategy.importance, name) for name in sorted(names)}
         self.text_layers = [s.layer for s in strategy.stages if self.is_text(s)]

@@ -17,6 +17,7 @@ from vflowopt_search.importance.signals import ImageGeometry, ProjectedAttention
 from vflowopt_search.ops.dispatch import patch_entropy
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.probe import attention_probe
+from vflowopt_search.pruning.threads import PerThread
 from vflowopt_search.pruning.tiles import SeenAttention, cut_into_tiles
 from vflowopt_search.strategy import PixelScale
 
@@ -40,18 +41,20 @@ class VisionRecorder:
         anatomy: the model's parts.
         layer: vision encoder layer (0-based) whose attention is needed, None for no attention.
         pixels: how the processor normalised the pixels, None where entropy is not needed.
-        calls: signals of the newest encoding by kind ("image", "video"), until a prompt uses it.
+        calls: signals of this thread's newest encoding by kind ("image", "video"), until a prompt
+            uses it.
     """
 
     anatomy: Anatomy
     layer: int | None
     pixels: PixelScale | None
-    calls: dict[str, VisualSignals] = field(default_factory=dict)
     _held: WeakKeyDictionary[_Key, VisualSignals] = field(default_factory=WeakKeyDictionary)
-    _newest: dict[str, Tensor] = field(default_factory=dict)
-    _inputs: list[Tensor] = field(default_factory=list)
-    _attention: list[SeenAttention] = field(default_factory=list)
-    _inside: bool = False
+
+    calls = PerThread[dict[str, VisualSignals]](dict)
+    _newest = PerThread[dict[str, Tensor]](dict)
+    _inputs = PerThread[list[Tensor]](list)
+    _attention = PerThread[list[SeenAttention]](list)
+    _inside = PerThread[bool](bool)
 
     @contextmanager
     def recording(self) -> Iterator[None]:

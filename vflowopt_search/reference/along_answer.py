@@ -23,10 +23,10 @@ from vflowopt_search.divergence import ANSWER_METRICS, Readout, divergence
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.reference.cache import read_tensors, write_tensors
 from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.fingerprint import key_digest
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LOGITS
 from vflowopt_search.reference.shelf import CacheFolder
-from vflowopt_search.reference.unpruned import key_digest
 
 FORMAT = "vflowopt-answers/1"
 ANSWER_TOKENS = 16
@@ -82,7 +82,7 @@ def build_answers(
     Args:
         prepared: the samples.
         key: what the unpruned model's results depend on.
-        cache: where references are stored; None keeps nothing on disk.
+        cache: where answers are stored; None keeps nothing on disk.
         progress: called with (samples done, samples in total).
 
     Raises:
@@ -93,8 +93,7 @@ def build_answers(
         return _ask(prepared, progress)
     path = cache.root / "answers" / key_digest(key) / "answers.safetensors"
     cache.needed.add(path)
-    stored = read_tensors(path, key)
-    if stored is not None:
+    if (stored := read_tensors(path, key)) is not None:
         lengths = stored["lengths"].tolist()
         pieces = [torch.split(stored[name], lengths) for name in ("answer_P", "hidden_PD")]
         return AnswerReference(*map(tuple, pieces))

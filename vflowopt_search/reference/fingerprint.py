@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,11 @@ def inputs_sha256(inputs: Mapping[str, Any]) -> str:
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()
+
+
+def key_digest(key: Mapping[str, str]) -> str:
+    """Name of a folder for what depends on these."""
+    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _bytes(values: Tensor) -> bytes:

@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vflowopt_search.errors import CacheError
 from vflowopt_search.reference.cache import writing
+from vflowopt_search.reference.fingerprint import key_digest
 
 GB = 10**9
 DISK_GB = 20.0
@@ -154,6 +156,29 @@ class DiskShelf:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+def cache_folder(root: Path, cache_gb: float | None) -> CacheFolder:
+    """The cache under `root`, bounded.
+
+    Raises:
+        CacheError: the bound is not positive.
+    """
+    if cache_gb is not None and not cache_gb > 0:
+        raise CacheError(f"the cache may hold {cache_gb} GB, but must hold some; allow more")
+    return CacheFolder(root, round(GB * (DISK_GB if cache_gb is None else cache_gb)))
+
+
+OF_THE_SAMPLES = frozenset({"calibration", "first_inputs"})
+"""Parts of a reference's key that an image's attention map does not depend on."""
+
+
+def map_shelf(key: Mapping[str, str], folder: CacheFolder | None, cache_gb: float | None) -> Shelf:
+    """Where the attention maps of one model are kept, whatever the samples."""
+    if folder is None:
+        return MemoryShelf(round(GB * (MEMORY_GB if cache_gb is None else cache_gb)))
+    of_the_model = {name: value for name, value in key.items() if name not in OF_THE_SAMPLES}
+    return DiskShelf(folder.root / "maps" / key_digest(of_the_model), folder)
 
 
 def _nbytes(tensors: Tensors) -> int:

@@ -33,7 +33,7 @@ from vflowopt_search.reference.encoder import (
     prepare,
     with_features,
 )
-from vflowopt_search.reference.fingerprint import inputs_sha256, weights_sha256
+from vflowopt_search.reference.fingerprint import inputs_sha256, key_digest, weights_sha256
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
@@ -170,11 +170,6 @@ def _lasting(tokenizer: str) -> str:
     """A tokenizer's file without what calls leave behind: how the last batch was padded and cut."""
     content = json.loads(tokenizer)
     return json.dumps({k: v for k, v in content.items() if k not in ("padding", "truncation")})
-
-
-def key_digest(key: Mapping[str, str]) -> str:
-    """Name of a folder for what depends on these."""
-    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _compute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor, log10
 
 import plotly.graph_objects as go
@@ -25,7 +26,7 @@ _FAR_APART = 5
 
 def history_figure(record: History) -> go.Figure:
     """Each trial's divergence, by how it ended, and the best so far as a step line."""
-    figure = _figure("trial", "divergence")
+    figure = empty_figure("trial", "divergence")
     for outcome, name, symbol, colour in (
         ("complete", "fully measured", "circle", BLUE),
         ("stopped", "stopped early", "circle-open", GREY),
@@ -48,15 +49,22 @@ def history_figure(record: History) -> go.Figure:
         line={"shape": "hv", "color": ORANGE, "width": 2.5},
         hovertemplate="best so far: %{y:.5f}<extra></extra>",
     )
-    if record.value and max(record.value) > _FAR_APART * min(record.value) > 0:
-        ticks = _round_numbers(min(record.value), max(record.value))
-        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    for (name, value), colour in zip(record.baselines.items(), OTHERS, strict=False):
+        figure.add_scatter(
+            x=[record.trial[0], record.trial[-1]],
+            y=[value, value],
+            mode="lines",
+            name=name,
+            line={"color": colour, "width": 1.5, "dash": "dash"},
+            hovertemplate=f"{name}: %{{y:.5f}}<extra></extra>",
+        )
+    logarithmic_where_far_apart(figure, [*record.value, *record.baselines.values()])
     return figure
 
 
 def staircase_figure(record: Staircase) -> go.Figure:
     """The share of visual tokens alive from layer to layer."""
-    figure = _figure("decoder layer", "visual tokens alive")
+    figure = empty_figure("decoder layer", "visual tokens alive")
     colours = {"best": ORANGE, **dict(zip(_without_best(record), _cycle(), strict=False))}
     for name, alive in reversed(record.alive.items()):  # the best is drawn last, on top
         is_best = name == "best"
@@ -81,7 +89,7 @@ def staircase_figure(record: Staircase) -> go.Figure:
 
 def comparison_figure(record: Comparison) -> go.Figure:
     """The best strategy beside plain ones; shorter is better."""
-    figure = _figure("divergence", "", rows=len(record.name))
+    figure = empty_figure("divergence", "", rows=len(record.name))
     figure.add_bar(
         x=record.divergence,
         y=record.name,
@@ -98,7 +106,7 @@ def comparison_figure(record: Comparison) -> go.Figure:
 
 def importance_figure(record: ParameterImportance) -> go.Figure:
     """How much each parameter decides whether a trial is among the best."""
-    figure = _figure("importance", "", rows=len(record.parameter))
+    figure = empty_figure("importance", "", rows=len(record.parameter))
     figure.add_bar(
         x=record.importance,
         y=record.parameter,
@@ -116,7 +124,9 @@ def importance_figure(record: ParameterImportance) -> go.Figure:
 
 def heatmap_figure(record: SampleHeatmap) -> go.Figure:
     """Which samples are hard, and whether the best trials find the same ones hard."""
-    figure = _figure("calibration sample, hardest first", "trial, best first", len(record.trial))
+    figure = empty_figure(
+        "calibration sample, hardest first", "trial, best first", len(record.trial)
+    )
     figure.add_heatmap(
         z=record.value,
         x=[str(sample) for sample in record.sample],
@@ -130,7 +140,7 @@ def heatmap_figure(record: SampleHeatmap) -> go.Figure:
     return figure
 
 
-def _figure(x: str, y: str, rows: int | None = None) -> go.Figure:
+def empty_figure(x: str, y: str, rows: int | None = None) -> go.Figure:
     """An empty figure; `rows` gives the height of one that has a row for each thing."""
     figure = go.Figure()
     figure.update_layout(
@@ -143,6 +153,13 @@ def _figure(x: str, y: str, rows: int | None = None) -> go.Figure:
     figure.update_xaxes(title={"text": x}, automargin=True, zeroline=False)
     figure.update_yaxes(title={"text": y}, automargin=True)
     return figure
+
+
+def logarithmic_where_far_apart(figure: go.Figure, values: Sequence[float]) -> None:
+    """A logarithmic y axis, with round numbers, where values lie far apart."""
+    if values and max(values) > _FAR_APART * min(values) > 0:
+        ticks = _round_numbers(min(values), max(values))
+        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

@@ -1,11 +1,10 @@
-"""A study as numbers: typed records that figures draw, a table of all trials, a run's folder."""
+"""A study as numbers: typed records that figures draw, and a table of all trials."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from optuna import Study
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
-from vflowopt_search import run_folder, trials
+from vflowopt_search import trials
 from vflowopt_search.budget import alive_ratios
-from vflowopt_search.errors import StudyError
 from vflowopt_search.outcome import strategy_of
-from vflowopt_search.storage import read_journal
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import Outcome, best_full, is_full, outcome_of, value_of
 
@@ -40,6 +37,8 @@ class History:
     outcome: list[Outcome]
     label: list[str]
     """Name of the textbook strategy; empty of others."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    """Divergence of plain strategies at the same budget."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ class Comparison:
     divergence: list[float]
 
 
-def history(study: Study) -> History:
+def history(study: Study, baselines: Mapping[str, float] | None = None) -> History:
     """All measured trials in their order."""
     rows, best = [], float("inf")
-    for trial in _measured(study):
+    for trial in measured_trials(study):
         best = min(best, value_of(trial)) if is_full(trial) else best
         if isfinite(best):
             rows.append((trial, best))
@@ -89,25 +88,29 @@ def history(study: Study) -> History:
         best=[best for _, best in rows],
         outcome=[outcome_of(trial) for trial, _ in rows],
         label=[trial.user_attrs.get(trials.TEXTBOOK, "") for trial, _ in rows],
+        baselines=dict(sorted((baselines or {}).items())),
     )
 
 
-def staircase(study: Study) -> Staircase:
-    """Of the best strategy and of the textbook's."""
+def staircase(study: Study, baselines: Mapping[str, float] | None = None) -> Staircase:
+    """Of the best strategy, of the textbook's, and of `baselines`, which drop all at layer 0."""
     best = best_full(study.get_trials(deepcopy=False))
     chosen = {} if best is None else {"best": best}
-    textbook = {t.user_attrs[trials.TEXTBOOK]: t for t in _measured(study) if _is_textbook(t)}
+    textbook = {t.user_attrs[trials.TEXTBOOK]: t for t in measured_trials(study) if _is_textbook(t)}
     strategies = {name: strategy_of(trial) for name, trial in {**chosen, **textbook}.items()}
     depth = max((_depth(strategy) for strategy in strategies.values()), default=0)
-    return Staircase(
-        layer=list(range(depth)),
-        alive={name: alive_ratios(s.stages, depth) for name, s in strategies.items()},
-    )
+    alive = {name: alive_ratios(s.stages, depth) for name, s in strategies.items()}
+    if baselines and "best" in alive:
+        # one line for all: they differ in which tokens they keep, not in how many
+        alive[", ".join(sorted(baselines))] = [fsum(alive["best"]) / depth] * depth
+    return Staircase(layer=list(range(depth)), alive=alive)
 
 
 def sample_heatmap(study: Study, top: int = 20) -> SampleHeatmap:
     """Of the `top` best among fully measured trials."""
-    full = sorted(filter(is_full, _measured(study)), key=lambda t: (value_of(t), t.number))[:top]
+    full = sorted(filter(is_full, measured_trials(study)), key=lambda t: (value_of(t), t.number))[
+        :top
+    ]
     rows = [trials.measured(trial) for trial in full]
     columns = list(zip(*rows, strict=True))
     hardest = sorted(range(len(columns)), key=lambda sample: (-fsum(columns[sample]), sample))
@@ -120,7 +123,7 @@ def sample_heatmap(study: Study, top: int = 20) -> SampleHeatmap:
 
 def parameter_importance(study: Study) -> ParameterImportance:
     """By PED-ANOVA; empty of a study too small to say."""
-    num_trials = len(_measured(study))
+    num_trials = len(measured_trials(study))
     if num_trials < MIN_TRIALS_FOR_IMPORTANCE:
         return ParameterImportance([], [])
     evaluator = PedAnovaImportanceEvaluator(
@@ -139,7 +142,7 @@ def comparison(study: Study, baselines: Mapping[str, float] | None = None) -> Co
     best = best_full(study.get_trials(deepcopy=False))
     if best is None:
         return Comparison([], [])
-    textbook = [t for t in _measured(study) if _is_textbook(t) and is_full(t)]
+    textbook = [t for t in measured_trials(study) if _is_textbook(t) and is_full(t)]
     rows = {t.user_attrs[trials.TEXTBOOK]: value_of(t) for t in textbook}
     rows.update(baselines or {})
     ranked = sorted({**rows, "best": value_of(best)}.items(), key=lambda row: (row[1], row[0]))
@@ -160,43 +163,8 @@ def write_trials(study: Study, path: str | Path) -> None:
     beside.replace(path)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a search left in its folder; the strategy is None before the first trial ended."""
-
-    study: Study
-    strategy: Strategy | None
-    baselines: dict[str, float]
-
-
-def load_run(folder: str | Path) -> Run:
-    """The study, the best strategy and the baselines' divergences in a folder; changes nothing.
-
-    Raises:
-        StudyError: there is no study journal in the folder, or not exactly one study in it.
-        StrategyError: the strategy file is broken.
-    """
-    folder = Path(folder)
-    journal, best = folder / run_folder.JOURNAL, folder / run_folder.STRATEGY
-    if not journal.is_file():
-        raise StudyError(
-            f"{folder} has no {run_folder.JOURNAL}; give the output folder of a search"
-        )
-    storage = read_journal(journal)
-    names = optuna.get_all_study_names(storage)
-    if len(names) != 1:
-        raise StudyError(
-            f"{journal} holds {len(names)} studies but a run has one; give another folder"
-        )
-    baselines = folder / run_folder.BASELINES
-    return Run(
-        study=optuna.load_study(study_name=names[0], storage=storage),
-        strategy=Strategy.load(best) if best.is_file() else None,
-        baselines=json.loads(baselines.read_text("utf-8")) if baselines.is_file() else {},
-    )
-
-
-def _measured(study: Study) -> list[FrozenTrial]:
+def measured_trials(study: Study) -> list[FrozenTrial]:
+    """Trials of ours that ended with a finite divergence, of all samples or of some."""
     return [
         trial
         for trial in trials.finished(study)

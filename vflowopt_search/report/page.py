@@ -1,157 +1,130 @@
-"""A study as one HTML page that needs no network: summary, figures, light and dark."""
+"""One or several runs as one HTML page that needs no network: words, tables, figures, overlays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import gzip
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import plotly.graph_objects as go
-from optuna import Study
 from plotly.offline import get_plotlyjs
 
-from vflowopt_search import trials
-from vflowopt_search.report import figures, frames
-from vflowopt_search.trials import best_full, outcome_of, value_of
+from vflowopt_search.report.runs import Run
+from vflowopt_search.report.sections import TABS, Section, sections
+from vflowopt_search.report.several import named
+from vflowopt_search.report.several_sections import compared
 
-_TEMPLATE = Path(__file__).with_name("page.html")
-
-
-@dataclass(frozen=True)
-class Section:
-    """One figure of the page, or the sentence that stands in its place."""
-
-    key: str
-    title: str
-    text: str
-    figure: go.Figure | None
-    instead: str
+_HERE = Path(__file__).parent
+OVERLAY_BYTES = 4_000_000
+"""What the overlays of all runs together may take, so that a page stays below 8 MB."""
+_DIGITS = 6
+"""Significant digits of the numbers in figures; a pixel needs four."""
 
 
-def write_report(
-    study: Study,
-    path: str | Path,
-    *,
-    baselines: Mapping[str, float] | None = None,
-    title: str | None = None,
-    summary: Mapping[str, str] | None = None,
-) -> None:
-    """Write the page of a study, whole or not at all.
+def write_report(runs: Run | Sequence[Run], path: str | Path, *, title: str | None = None) -> None:
+    """Write the page of a run, or of several beside each other, whole or not at all.
 
     Args:
-        study: any study of ours, also an empty one.
+        runs: any runs of ours, also empty ones.
         path: the HTML file.
-        baselines: mean divergence of plain strategies at the same budget, by name.
-        title: heading; the study's name when None.
-        summary: rows to put before those that the study itself can tell.
+        title: heading; the names of the studies when None.
 
     Raises:
         OSError: the file cannot be written.
     """
-    page = Template(_TEMPLATE.read_text("utf-8")).substitute(
-        title=escape(title or study.study_name),
-        summary="\n".join(_table_row(*row) for row in _summary(study, summary or {}).items()),
-        sections="\n".join(map(_html, sections(study, baselines))),
-        plotly=get_plotlyjs(),
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    page = Template((_HERE / "page.html").read_text("utf-8")).substitute(
+        title=escape(title or ", ".join(run.name for run in chosen)),
+        style=(_HERE / "page.css").read_text("utf-8"),
+        script=(_HERE / "page.js").read_text("utf-8"),
+        runs=_run_switch(chosen),
+        **_body(chosen),
+        plotly=_plotly(),
     )
     beside = Path(path).with_name(f".{Path(path).name}.tmp")
     beside.write_text(page, encoding="utf-8")
     beside.replace(path)
 
 
-def sections(study: Study, baselines: Mapping[str, float] | None = None) -> Iterator[Section]:
-    """The figures of the page, in its order."""
-    yield _history(study)
-    yield _comparison(study, baselines)
-    yield _staircase(study)
-    yield _importance(study)
-    yield _heatmap(study)
+def _body(runs: Sequence[Run]) -> dict[str, str]:
+    """The tabs, and what they hold: one block for each run, and one for all together."""
+    several = len(runs) > 1
+    blocks = [_block(compared(runs), "all")] if several else []
+    allowance = OVERLAY_BYTES // max(1, len(runs))
+    blocks += [_block(sections(run, allowance), str(n)) for n, run in enumerate(runs)]
+    shown = [key for key in TABS if several or key != "compare"]
+    return {"tabs": "".join(_tab(key) for key in shown), "blocks": "\n".join(blocks)}
 
 
-def _history(study: Study) -> Section:
-    record = frames.history(study)
-    return Section(
-        "history",
-        "How the search went",
-        "Mean divergence from the unpruned model over the calibration samples; lower is better. "
-        "Racing stops a trial once it is surely worse than the best.",
-        figures.history_figure(record) if record.trial else None,
-        "No trial has been measured yet.",
+def _tab(key: str) -> str:
+    return f"<button role='tab' id='tab-{key}' data-tab='{key}'>{escape(TABS[key])}</button>"
+
+
+def _run_switch(runs: Sequence[Run]) -> str:
+    if len(runs) < 2:
+        return ""
+    options = "".join(
+        f"<option value='{number}'>{escape(name)}</option>"
+        for number, name in enumerate(named(runs))
     )
+    return f"<label class='pick'>Run <select id='run'>{options}</select></label>"
 
 
-def _comparison(study: Study, baselines: Mapping[str, float] | None) -> Section:
-    record = frames.comparison(study, baselines)
-    return Section(
-        "comparison",
-        "Best against plain strategies",
-        "All at the same budget, on the same samples; the shorter, the better.",
-        figures.comparison_figure(record) if len(record.name) > 1 else None,
-        "There is nothing to compare the best strategy with.",
+def _block(parts: Iterable[Section], run: str) -> str:
+    """The sections of a run, by tab."""
+    listed = list(parts)
+    tabs = dict.fromkeys(section.tab for section in listed)
+    panels = (
+        f"<div class='panel' role='tabpanel' data-tab='{tab}' data-run='{run}'>"
+        + "\n".join(_html(section, run) for section in listed if section.tab == tab)
+        + "</div>"
+        for tab in tabs
     )
+    return "\n".join(panels)
 
 
-def _staircase(study: Study) -> Section:
-    record = frames.staircase(study)
-    return Section(
-        "staircase",
-        "Tokens alive, layer by layer",
-        "Share of the visual tokens that each decoder layer still works on; the mean over the "
-        "layers is the budget.",
-        figures.staircase_figure(record) if record.alive else None,
-        "No strategy has been measured yet.",
+def _html(section: Section, run: str) -> str:
+    text = f"<p>{escape(section.text)}</p>" if section.text and not section.empty else ""
+    head = f"<section id='{section.key}-{run}'><h2>{escape(section.title)}</h2>{text}"
+    if section.empty:
+        return f"{head}<p class='nothing'>{escape(section.instead)}</p></section>"
+    plots = "".join(
+        _plot(figure, f"{section.key}-{run}-{number}")
+        for number, figure in enumerate(section.figures)
     )
+    several = " several" if len(section.figures) > 1 else ""
+    drawn = f"<div class='plots{several}'>{plots}</div>" if plots else ""
+    return f"{head}{section.before}{drawn}{section.after}</section>"
 
 
-def _importance(study: Study) -> Section:
-    record = frames.parameter_importance(study)
-    return Section(
-        "importance",
-        "What mattered",
-        "How much each parameter decides whether a trial is among the best (PED-ANOVA).",
-        figures.importance_figure(record) if record.parameter else None,
-        f"Fewer than {frames.MIN_TRIALS_FOR_IMPORTANCE} trials are too few to say.",
-    )
-
-
-def _heatmap(study: Study) -> Section:
-    record = frames.sample_heatmap(study)
-    return Section(
-        "heatmap",
-        "Which samples are hard",
-        "Divergence of each calibration sample under the best fully measured trials.",
-        figures.heatmap_figure(record) if record.trial else None,
-        "No trial has been measured on all samples yet.",
-    )
-
-
-def _summary(study: Study, given: Mapping[str, str]) -> dict[str, str]:
-    ended = trials.finished(study)
-    outcomes = [outcome_of(trial) for trial in ended]
-    best = best_full(ended)
-    return {
-        **given,
-        "best divergence": "none yet" if best is None else f"{value_of(best):.5g}",
-        "best trial": "none yet" if best is None else str(best.number),
-        "trials": f"{trials.num_counted(ended)}, of which {outcomes.count('stopped')} stopped "
-        f"early and {outcomes.count('failed')} failed",
-        "samples measured": str(sum(t.user_attrs.get(trials.SAMPLES_SEEN, 0) for t in ended)),
-    }
-
-
-def _table_row(name: str, value: str) -> str:
-    return f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>"
-
-
-def _html(section: Section) -> str:
-    head = f"<h2>{escape(section.title)}</h2>\n<p>{escape(section.text)}</p>"
-    if section.figure is None:
-        return f"<section>{head}\n<p class='nothing'>{escape(section.instead)}</p></section>"
-    # plotly escapes `<`, so that no name in it can end the script element.
-    data = section.figure.to_json()
+def _plot(figure: go.Figure, key: str) -> str:
+    content = figure.to_plotly_json()
+    content["layout"].pop("template")  # the page has colours of its own, light and dark
+    # No `<` is left, so that no name in it can end the script element.
+    data = json.dumps(_slim(content), separators=(",", ":"), default=list).replace("<", "\\u003c")
+    height = figure.layout.height
     return (
-        f"<section>{head}\n<div class='plot' id='{section.key}'></div>\n"
-        f"<script type='application/json' id='{section.key}-data'>{data}</script></section>"
+        f"<div class='plot' id='{key}' style='min-height:{height}px'></div>"
+        f"<script type='application/json' id='{key}-data'>{data}</script>"
     )
+
+
+def _slim(value: Any) -> Any:
+    """The same with numbers of few digits."""
+    if isinstance(value, dict):
+        return {key: _slim(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_slim(each) for each in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+@cache
+def _plotly() -> str:
+    """plotly.js in a third of its size; the page unpacks it."""
+    return b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode("ascii")

@@ -1,4 +1,4 @@
-"""What an engine's scores need of samples that were encoded before."""
+"""What an engine is fed with: a batch of prepared samples, and the signals of their images."""
 
 from __future__ import annotations
 

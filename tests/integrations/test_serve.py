@@ -1,0 +1,175 @@
+"""The serving example for real, in a process of its own: eight clients get the offline answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from PIL import Image
+
+from tests.command import ROOT
+from vflowopt_search import testbed
+from vflowopt_search.budget import tokens_per_layer
+from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.integrations.host import Host, Reply
+from vflowopt_search.strategy import Strategy
+from vflowopt_search.testbed.data import evaluation_scenes
+
+FOUND = ROOT / "studies" / "quickstart" / "strategy.json"
+QUESTIONS, CLIENTS, MAX_TOKENS = 40, 8, 6
+BYTES_PER_TOKEN = 2 * 128 * 4  # key and value of one layer of the shipped model, in fp32
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
+    """Questions as a file for the clients, and as samples."""
+    folder = tmp_path_factory.mktemp("questions")
+    samples, lines = [], []
+    for number, scene in enumerate(evaluation_scenes(QUESTIONS, seed=11)):
+        scene.image.save(folder / f"{number}.png")
+        for question in scene.questions:
+            lines.append(json.dumps({"image": f"{number}.png", "question": question.text}))
+            samples.append(Sample(question.text, question.text, (scene.image,)))
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "questions.jsonl", samples
+
+
+@pytest.fixture(scope="module")
+def offline(asked: tuple[Path, list[Sample]]) -> list[Reply]:
+    """Answers to the same questions, one at a time, without a server."""
+    host = Host(testbed.load_model(), testbed.load_processor(), Strategy.load(FOUND))
+    options: dict[str, Any] = {"max_new_tokens": MAX_TOKENS, "do_sample": False}
+    replies = [host.answer([sample], **options)[0] for sample in asked[1]]
+    host.close()
+    return replies
+
+
+@contextmanager
+def serving(*more: str | Path) -> Iterator[str]:
+    """The address of a server with the shipped model."""
+    command = [sys.executable, ROOT / "examples" / "serve.py", "testbed", "--port", "0", *more]
+    server = subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        found = re.search(r"answers at (\S+)$", server.stdout.readline())
+        assert found is not None, "the server did not start"
+        yield found.group(1)
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving("--strategy", FOUND, "--window-ms", "20") as place:
+        yield place
+
+
+def post(address: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    """Status and content of the answer to a chat."""
+    request = Request(
+        f"{address}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urlopen(request) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_eight_clients_get_the_answers_given_offline_and_the_cache_planned(
+    address: str, asked: tuple[Path, list[Sample]], offline: list[Reply]
+) -> None:
+    ask_all = runpy.run_path(str(ROOT / "examples" / "load_test.py"))["main"]
+    arguments = [address, asked[0], "--clients", CLIENTS, "--max-tokens", MAX_TOKENS]
+    figures, answered = ask_all([str(each) for each in arguments])
+    assert [each.text for each in answered] == [reply.text.strip() for reply in offline]
+    assert figures["requests"] == QUESTIONS
+    # they were really answered together, and not all with the same neighbours
+    together = [each.pruning["answered_together"] for each in answered]
+    assert max(together) > 2
+    assert figures["answered_together_mean"] > 2
+    strategy = Strategy.load(FOUND)
+    for each, alone in zip(answered, offline, strict=True):
+        kept = tokens_per_layer(strategy.stages, 259, 8)
+        assert each.pruning["visual_tokens"] == 259
+        assert each.pruning["tokens_per_layer"] == kept
+        others = alone.text_tokens + alone.new_tokens - 1
+        planned = BYTES_PER_TOKEN * (sum(kept) + 8 * others)
+        assert each.pruning["planned_kv_bytes"] == planned == alone.kv_bytes
+        # in a batch, up to the longest question and answer of it
+        longest = planned + BYTES_PER_TOKEN * 8 * (MAX_TOKENS + 12)
+        assert planned <= each.pruning["kv_bytes"] < longest
+        whole = BYTES_PER_TOKEN * 8 * (259 + others)
+        assert each.pruning["kv_bytes"] < whole / 3
+
+
+def test_a_bad_request_is_refused_and_does_not_spoil_others(address: str) -> None:
+    words = [{"role": "user", "content": "how many objects are there ?"}]
+    far = [{"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}]
+    own = [{"type": "image_url", "image_url": {"url": "/etc/hostname"}}]
+    broken = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    text = [{"type": "text", "text": "what ?"}]
+    cases: list[tuple[dict[str, Any], int, str]] = [
+        ({"messages": words, "stream": True}, 400, "answers come whole"),
+        ({"messages": []}, 400, "the chat asks nothing"),
+        ({"messages": [{"role": "user", "content": far + text}]}, 400, "images as data:"),
+        ({"messages": [{"role": "user", "content": own + text}]}, 400, "images as data:"),
+        ({"messages": [{"role": "user", "content": broken + text}]}, 400, "no readable image"),
+        ({"messages": words, "temperature": 0.7}, 422, "temperature"),
+        ({"messages": words, "max_tokens": 0}, 422, "max_tokens"),
+    ]
+    for body, status, sentence in cases:
+        code, content = post(address, **body)
+        assert (code, sentence in json.dumps(content)) == (status, True), content
+    code, content = post(address, messages=words, max_tokens=2)
+    assert code == 200
+    assert content["pruning"]["visual_tokens"] == 0
+    assert content["usage"]["completion_tokens"] <= 2
+
+
+def test_health_names_model_and_strategy(address: str) -> None:
+    with urlopen(f"{address}/health") as response:
+        assert json.load(response) == {"model": "testbed", "strategy": "quickstart"}
+
+
+def test_one_spoilt_prompt_fails_alone() -> None:
+    """What the model itself cannot take fails for its sender, not for those beside it."""
+    import asyncio
+
+    module = runpy.run_path(str(ROOT / "examples" / "serve.py"))
+    host = Host(testbed.load_model(), testbed.load_processor(), None)
+    picture = Image.new("RGB", (112, 112), "red")
+    good = Sample("good", "how many objects are there ?", (picture,))
+    bad = Sample("bad", "<image> how many objects are there ?", ())  # a mark without an image
+
+    async def both() -> list[Any]:
+        batcher = module["Batcher"](host, 0.05, 8)
+        task = asyncio.create_task(batcher.run())
+        answers = [batcher.answer(sample, 2) for sample in (good, bad, good)]
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        task.cancel()
+        return found
+
+    first, refused, last = asyncio.run(both())
+    assert first[0].text == last[0].text
+    assert isinstance(refused, Exception)

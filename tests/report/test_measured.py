@@ -1,0 +1,73 @@
+"""Files of other commands give rows beside the divergences; what they lack gives none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fake_study import fake_run
+from vflowopt_search.report.facts import FOUND, results
+from vflowopt_search.report.measured import accuracy_of, speed_of
+from vflowopt_search.report.runs import Run
+from vflowopt_search.report.sections import sections
+
+
+def evaluation(kept: Any) -> dict[str, Any]:
+    result = {"name": "fake", "accuracy": 0.72, "kept": kept, "agreement": 0.8}
+    return {"format": "vflowopt-evaluation/1", "unpruned": 0.9, "strategies": [result]}
+
+
+def benchmark(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {"format": "vflowopt-benchmark/1", "strategy": "fake", "rows": list(rows)}
+
+
+def row(visual: int, speed_up: float | None, *, ran: bool = True) -> dict[str, Any]:
+    return {
+        "batch_size": 1,
+        "visual_tokens": visual,
+        "unpruned": {"kv_bytes": 4 * 2**20} if ran else None,
+        "pruned": {"kv_bytes": 512 * 2**10},
+        "first_token_speed_up": None if speed_up is None else {"median": speed_up},
+    }
+
+
+KEPT = {"value": 0.8, "low": 0.75, "high": 0.85}
+
+
+def test_accuracy_is_told_of_each_strategy_and_of_the_whole_model() -> None:
+    assert accuracy_of(evaluation(KEPT)) == {
+        "unpruned": {"accuracy": 0.9, "accuracy_kept": 1.0},
+        "fake": {"accuracy": 0.72, "accuracy_kept": 0.8, "accuracy_range": (0.75, 0.85)},
+    }
+    assert accuracy_of(evaluation(None))["fake"]["accuracy_kept"] is None
+
+
+def test_speed_is_told_of_the_largest_prompt_that_both_could_answer() -> None:
+    told = speed_of(benchmark(row(100, 1.5), row(700, 2.5), row(900, 9.0, ran=False)))
+    assert told == {
+        "unpruned": {"speedup": 1.0, "kv_bytes": 4 * 2**20},
+        "fake": {"speedup": 2.5, "kv_bytes": 512 * 2**10},
+    }
+    assert speed_of(benchmark(row(700, None)))["fake"]["speedup"] is None
+
+
+@pytest.mark.parametrize("content", [{}, {"format": "vflowopt-evaluation/2"}, benchmark()])
+def test_what_is_not_there_or_of_another_version_gives_no_row(content: dict[str, Any]) -> None:
+    assert accuracy_of(content) == {} == speed_of(content)
+
+
+def test_both_stand_in_the_summary() -> None:
+    outcome = fake_run(total=3)
+    run = Run(
+        outcome.study,
+        outcome.best,
+        evaluation=evaluation(KEPT),
+        benchmark=benchmark(row(700, 2.5)),
+    )
+    found = next(result for result in results(run) if result.name == FOUND)
+    assert (found.accuracy, found.accuracy_kept, found.speedup) == (0.72, 0.8, 2.5)
+    assert found.divergence == outcome.divergence
+    told = "".join(section.before for section in sections(run, 0))
+    for words in ("80.0%", "75.0% to 85.0%", "2.50 x", "512.0 KiB", "4.0 MiB"):
+        assert words in told

@@ -1,0 +1,76 @@
+"""Runs are compared where they measured the same, by what each of them found."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from tests.fake_study import CONTEXT, FakeObjective, fake_run
+from vflowopt_search.report import landscape_figures, several
+from vflowopt_search.report.frames import history, staircase
+from vflowopt_search.report.runs import Run
+from vflowopt_search.report.several import BudgetCurve, budget_curve
+
+
+def test_runs_are_drawn_by_budget() -> None:
+    run = fake_run(total=3)
+    runs = [Run(run.study, run.best, {"random": 0.9}), Run(run.study, None, {"random": 0.7})]
+    record = budget_curve(runs)
+    assert record.retain == {"best": [0.25, 0.25], "random": [0.25, 0.25]}
+    assert record.divergence["random"] == [0.9, 0.7]
+    budgets, middle = record.medians("random")
+    assert budgets == [0.25] and middle == pytest.approx([0.8])
+    assert record.run["best"] == ["fake", "fake"] and record.remark == ""
+
+
+def test_the_held_out_half_is_a_series_of_its_own() -> None:
+    run = fake_run(total=3)
+    assert run.best is not None and run.best.provenance and run.best.provenance.objective
+    measured = run.best.provenance.objective.model_copy(update={"held_out": 0.5})
+    origin = run.best.provenance.model_copy(update={"objective": measured})
+    best = run.best.model_copy(update={"provenance": origin})
+    assert budget_curve([Run(run.study, best)]).divergence["best, held out"] == [0.5]
+
+
+def test_what_measures_different_things_is_not_compared() -> None:
+    run, other = fake_run(total=1), fake_run(FakeObjective(metric="flow"), total=1)
+    record = budget_curve([Run(run.study), Run(other.study)])
+    assert record.retain == {}
+    assert record.refusal.startswith("These runs differ in metric: their divergences measure")
+
+
+def test_other_samples_are_compared_with_a_remark() -> None:
+    run = fake_run(total=1)
+    other = fake_run(total=1, context=CONTEXT | {"calibration_sha256": "bead"})
+    record = budget_curve([Run(run.study), Run(other.study)])
+    assert record.retain["best"] == [0.25, 0.25]
+    assert "different calibration samples" in record.remark
+
+
+def test_the_best_of_each_run_stand_beside_each_other() -> None:
+    run, other = fake_run(total=6), fake_run(total=3)
+    runs = [Run(run.study), Run(other.study), Run(optuna.create_study(study_name="none"))]
+    names = ["fake (25.0%)", "fake (25.0%) #2"]
+    assert list(several.named(runs)) == [*names, "none"]
+    stairs = several.staircases(runs)
+    assert list(stairs.alive) == names
+    assert stairs.alive[names[1]] == staircase(other.study).alive["best"]
+    record = several.progress(runs)
+    assert record.best == {
+        name: history(r.study).best for name, r in zip(names, runs, strict=False)
+    }
+    drawn = landscape_figures.progress_figure(record).data
+    assert [trace.name for trace in drawn] == names and drawn[1].y == tuple(record.best[names[1]])
+
+
+def test_of_empty_studies_there_is_nothing() -> None:
+    empty = optuna.create_study(study_name="empty")
+    assert budget_curve([Run(empty), Run(empty)]) == BudgetCurve({}, {}, {})
+    assert several.staircases([Run(empty)]).alive == {}
+
+
+def test_the_budget_figure_has_points_and_medians() -> None:
+    curve = BudgetCurve({"best": [0.1, 0.1, 0.2]}, {"best": [3.0, 1.0, 0.5]}, {"best": ["a"] * 3})
+    points, line = landscape_figures.budget_figure(curve).data
+    assert points.y == (3.0, 1.0, 0.5)
+    assert line.x == (0.1, 0.2) and line.y == (2.0, 0.5)

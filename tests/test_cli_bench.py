@@ -1,0 +1,153 @@
+"""`bench` as users type it: a checkpoint, the shipped model, a bare configuration, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import World, make_world, run
+from tests.tiny import tiny_config
+from vflowopt_search.benchmark.records import Benchmark
+from vflowopt_search.strategy import Importance, Stage, Strategy
+
+QUICK = ["--new-tokens", "2", "--repeats", "2", "--device", "cpu"]
+SIZES = ["--batch-size", "1,2", "--resolution", "28x28"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = make_world(tmp_path_factory.mktemp("world"))
+    for name, ratio in (("half", 0.5), ("whole", 1.0)):
+        stages = (Stage(layer=1, keep_ratio=ratio),)
+        strategy = Strategy(name=name, importance=Importance(score="uniform"), stages=stages)
+        strategy.save(made.model.with_name(f"{name}.json"))
+    return made
+
+
+def half(world: World) -> Path:
+    return world.model.with_name("half.json")
+
+
+def test_a_checkpoint_is_measured_and_written(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    result = run("bench", half(world), "--model", world.model, *QUICK, *SIZES, "--output", file)
+    assert result.exit_code == 0
+    assert "half on" in result.stdout and "median" in result.stdout
+    for word in (
+        "first token",
+        "vision, not pruned",
+        "decoder",
+        "of what FLOPs allow",
+        "tokens after it",
+        "whole answer",
+        "key-value cache",
+        "peak memory",
+    ):
+        assert word in result.stdout
+    found = Benchmark.load(file)
+    assert [row.batch_size for row in found.rows] == [1, 2]
+    assert found.rows[0].pruned is not None
+    assert found.rows[0].pruned.visual_per_layer == (16,) + (8,) * 5
+    assert not found.random_weights
+
+
+def test_json_is_the_file(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    result = run(
+        "bench",
+        half(world),
+        "--model",
+        world.model,
+        *QUICK,
+        "--image",
+        world.image,
+        "--json",
+        "--output",
+        file,
+    )
+    told = json.loads(result.stdout)
+    assert told == json.loads(file.read_text())
+    assert (told["rows"][0]["width"], told["rows"][0]["height"]) == (40, 40)
+    assert told["prompt"].startswith("the image given")
+    assert set(told["versions"]) == {"vflowopt-search", "torch", "transformers", "python"}
+
+
+def test_the_shipped_model_and_strategy(tmp_path: Path) -> None:
+    strategy = Path(__file__).parents[1] / "studies" / "quickstart" / "strategy.json"
+    result = run(
+        "bench",
+        strategy,
+        "--model",
+        "testbed",
+        "--new-tokens",
+        "2",
+        "--repeats",
+        "1",
+        "--resolution",
+        "112x112",
+        "--json",
+    )
+    told = json.loads(result.stdout)
+    assert told["model"] == "testbed"
+    assert told["rows"][0]["retained"] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+def test_a_configuration_is_enough(family: str, world: World, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(tiny_config(family).to_json_string())
+    result = run(
+        "bench", half(world), "--random-init", config, *QUICK, "--resolution", "56x56", "--json"
+    )
+    told = json.loads(result.stdout)
+    assert told["random_weights"] and told["model"] == f"random {config}"
+    assert told["prompt"] == "noise images and random text, without a tokenizer"
+    assert told["rows"][0]["visual_tokens"] == {"llava": 16, "llava_onevision": 88}[family]
+
+
+def test_random_weights_with_the_checkpoints_processor(world: World) -> None:
+    result = run(
+        "bench",
+        half(world),
+        "--random-init",
+        world.model,
+        *QUICK,
+        "--resolution",
+        "28x28",
+        "--json",
+    )
+    assert "through LlavaProcessor" in json.loads(result.stdout)["prompt"]
+
+
+def test_no_table_calls_a_no_op_a_speed_up(world: World) -> None:
+    whole = world.model.with_name("whole.json")
+    result = run("bench", whole, "--model", world.model, *QUICK, "--resolution", "28x28")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert "'whole' removed no visual token, so that there is no speed-up" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--batch-size", "0"], "batch size '0' is no number from 1 on; write 1 or 1,4,16"),
+        (["--resolution", "28"], "resolution '28' is not WIDTHxHEIGHT; write it as 1280x720"),
+        (["--resolution", "0x9"], "resolution '0x9' is not WIDTHxHEIGHT"),
+        (["--image", "none.png"], "none.png is no readable image"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(
+    more: list[str], sentence: str, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("bench", half(world), "--model", world.model, *more)
+    assert result.exit_code == 1 and sentence in result.stderr
+
+
+def test_without_a_model_or_a_processor_the_way_out_is_told(world: World, tmp_path: Path) -> None:
+    assert "name one with --model, or give" in run("bench", half(world)).stderr
+    config = tmp_path / "config.json"
+    config.write_text(tiny_config("llava").to_json_string())
+    result = run("bench", half(world), "--random-init", config, "--prompt", "how many")
+    assert "--prompt and --image need a processor" in result.stderr

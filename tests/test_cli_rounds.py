@@ -1,0 +1,24 @@
+"""`search --trials-per-batch` on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import make_world, run
+
+
+def test_several_strategies_to_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "world"
+    folder.mkdir()
+    world = make_world(folder)
+    asked = ["--trials", "4", "--no-held-out", "--trials-per-batch"]
+    told = json.loads(run(*world.search(tmp_path / "out", *asked, "3", "--json")).stdout)
+    assert told["finished"] and told["trials"]["done"] == 4
+    refused = run(*world.search(tmp_path / "out", *asked, "2"))
+    assert refused.exit_code == 1
+    assert "trials_per_batch '3' but is resumed with '2'" in refused.stderr
+    assert run(*world.search(tmp_path / "out", *asked, "0")).exit_code == 2

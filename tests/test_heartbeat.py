@@ -1,0 +1,39 @@
+"""Signs of life that trials of a round give to a database."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage, fail_stale_trials
+
+from vflowopt_search.heartbeat import Heartbeat
+from vflowopt_search.storage import open_storage
+
+
+def test_trials_of_a_round_give_signs_of_life_until_it_ends(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    assert isinstance(storage, RDBStorage)
+    storage.heartbeat_interval, storage.grace_period = 1, 2
+    study = optuna.create_study(storage=storage)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        asked = [study.ask() for _ in range(2)]
+    with Heartbeat(storage) as heartbeat:
+        for trial in asked:
+            heartbeat.add(trial._trial_id)
+        time.sleep(4.5)
+        with pytest.warns(optuna.exceptions.ExperimentalWarning):
+            fail_stale_trials(study)
+        assert {trial.state.name for trial in study.trials} == {"RUNNING"}
+    time.sleep(4.5)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        fail_stale_trials(study)
+    assert [trial.state.name for trial in study.trials[:2]] == ["FAIL", "FAIL"]
+
+
+def test_a_journal_wants_no_signs_of_life(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "study.journal")
+    with Heartbeat(storage) as heartbeat:
+        heartbeat.add(7)

@@ -1,0 +1,167 @@
+"""`bench`: what a strategy saves, measured beside the whole model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vflowopt_search.cli.bench_table import rendered
+from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
+from vflowopt_search.cli.loading import SHIPPED, ModelSource, load_model, load_processor
+from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, TrustRemoteCode
+from vflowopt_search.cli.progress import display
+from vflowopt_search.errors import BenchmarkError, ModelError
+from vflowopt_search.strategy import Strategy
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vflowopt_search.adapters.base import Adapter
+    from vflowopt_search.benchmark.plan import Plan
+    from vflowopt_search.benchmark.prompts import Prompts, Size
+
+USUAL_SIZE = (672, 672)
+_SIZE = re.compile(r"(\d+)x(\d+)")
+
+BatchSizes = Annotated[
+    list[str] | None, typer.Option("--batch-size", help="Prompts at once: 1,4; 1 unless said.")
+]
+Resolutions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resolution", help="Of the images, as 672x672; may be repeated; 672x672 unless said."
+    ),
+]
+Init = Annotated[
+    Path | None, typer.Option(help="Random weights for this config.json; times are the same.")
+]
+Picture = Annotated[
+    Path | None, typer.Option(help="Image file, brought to each resolution; noise unless said.")
+]
+Output = Annotated[Path | None, typer.Option(help="Write the JSON here, too.")]
+
+
+def bench(
+    file: Annotated[Path, typer.Argument(help="A strategy file.")],
+    model: Annotated[str | None, typer.Option(help="Hub name, folder, or `testbed`.")] = None,
+    random_init: Init = None,
+    batch_size: BatchSizes = None,
+    resolution: Resolutions = None,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each side.")] = 5,
+    image: Picture = None,
+    prompt: Annotated[str | None, typer.Option(help="What is asked about the image.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = DtypeName.auto,
+    trust_remote_code: TrustRemoteCode = False,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what a strategy saves: first token, tokens a second, cache, memory, FLOPs.
+
+    The whole and the pruned model answer by turns. With --random-init a configuration is enough,
+    for full-size figures without weights.
+
+    Example: vflowopt-search bench runs/quickstart/strategy.json --model testbed --batch-size 1,8
+    """
+    from vflowopt_search.adapters.registry import adapter_for
+    from vflowopt_search.benchmark.run import benchmark
+    from vflowopt_search.calibration.images import open_image
+
+    if model is None and random_init is None:
+        raise ModelError(
+            "there is no model to measure; name one with --model, or give a configuration with "
+            "--random-init"
+        )
+    strategy = Strategy.load(file)
+    picture = None if image is None else open_image(image)
+    plan = planned(batch_size, resolution, new_tokens, repeats, picture)
+    quiet_progress_bars()
+    source = ModelSource(
+        model or SHIPPED, device, dtype.value, trust_remote_code, random_init=random_init
+    )
+    loaded = load_model(source)
+    prompts = prompts_for(adapter_for(loaded), source, prompt, picture)
+    with display() as shown:
+        shown.phase("measuring")
+        found = benchmark(
+            loaded,
+            strategy,
+            prompts,
+            plan,
+            name=source.name,
+            random_weights=random_init is not None,
+            progress=shown.step,
+        )
+    if output is not None:
+        found.save(output)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    for part in rendered(found):
+        stdout().print(part, soft_wrap=isinstance(part, str))
+
+
+def planned(
+    batch_sizes: Sequence[str] | None,
+    resolutions: Sequence[str] | None,
+    new_tokens: int,
+    repeats: int,
+    picture: Image | None,
+) -> Plan:
+    """What was typed as a plan; BenchmarkError where it cannot be read."""
+    from vflowopt_search.benchmark.plan import Plan
+
+    usual = USUAL_SIZE if picture is None else picture.size
+    return Plan(
+        batch_sizes=[_count(part) for part in _parts(batch_sizes)] or [1],
+        resolutions=[_size(part) for part in _parts(resolutions)] or [usual],
+        new_tokens=new_tokens,
+        repeats=repeats,
+    )
+
+
+def prompts_for(
+    adapter: Adapter, source: ModelSource, question: str | None, picture: Image | None
+) -> Prompts:
+    """Prompts through the processor; put together here where a bare configuration has none.
+
+    Raises:
+        ModelError: a model was named whose processor cannot be had.
+        BenchmarkError: there is none, and the family's prompts cannot be made without.
+    """
+    from vflowopt_search.benchmark.prompts import QUESTION, by_processor, without_processor
+
+    try:
+        processor = load_processor(source)
+    except ModelError as error:
+        if source.random_init is None or source.model != SHIPPED:
+            raise
+        if question is not None or picture is not None:
+            raise BenchmarkError(
+                "--prompt and --image need a processor, and there is none beside "
+                f"{source.random_init}; leave them out, or name a processor with --model"
+            ) from error
+        return without_processor(adapter)
+    return by_processor(adapter, processor, question=question or QUESTION, image=picture)
+
+
+def _parts(typed: Sequence[str] | None) -> list[str]:
+    return [part.strip() for one in typed or () for part in one.split(",")]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise BenchmarkError(f"batch size {text!r} is no number from 1 on; write 1 or 1,4,16")
+    return int(text)
+
+
+def _size(text: str) -> Size:
+    found = _SIZE.fullmatch(text.lower())
+    if found is None or "0" in found.groups():
+        raise BenchmarkError(f"resolution {text!r} is not WIDTHxHEIGHT; write it as 1280x720")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,143 @@
+"""`report` and `dashboard`: runs as one page, or in Optuna's dashboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli import options
+from vflowopt_search.cli.console import print_json, stdout
+from vflowopt_search.errors import StudyError
+
+if TYPE_CHECKING:
+    from vflowopt_search.cli.job import DataOptions, Job
+    from vflowopt_search.cli.loading import ModelSource
+    from vflowopt_search.report.runs import Run
+
+PORT = 8080
+SEVERAL = Path("report.html")
+
+Runs = Annotated[list[Path], typer.Argument(help="Output folders of searches.")]
+OneRun = Annotated[Path, typer.Argument(help="Output folder of a search.")]
+Page = Annotated[
+    Path | None,
+    typer.Option(help="HTML file; report.html in the run's folder, of several runs here."),
+]
+Title = Annotated[str | None, typer.Option(help="Heading; the names of the studies unless said.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Record overlays now, with this model: hub name or folder."),
+]
+Storage = Annotated[
+    str | None, typer.Option(help="Optuna database URL, of a search that was given one.")
+]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="On this machine alone.")]
+
+
+def report(
+    runs: Runs,
+    output: Page = None,
+    title: Title = None,
+    model: ModelOption = None,
+    calibration: options.Calibration = None,
+    split: options.Split = None,
+    columns: options.Columns = None,
+    prompt: options.Prompt = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = options.DtypeName.auto,
+    storage: Storage = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write one HTML page about a run, or several beside each other; it needs no network.
+
+    A search writes the page itself in the end; this writes it again, also while a search runs.
+    What `evaluate` and `bench` left in the folder is shown too.
+
+    Example: vflowopt-search report runs/quickstart
+
+    Example: vflowopt-search report runs/a runs/b --output both.html
+    """
+    from vflowopt_search.cli.job import DataOptions, parse_columns
+    from vflowopt_search.cli.loading import ModelSource
+    from vflowopt_search.cli.pictures import written
+    from vflowopt_search.report.page import write_report
+    from vflowopt_search.report.runs import load_run
+
+    loaded = [load_run(folder, storage=storage) for folder in runs]
+    if model is not None or calibration is not None:
+        data = DataOptions(split, parse_columns(columns), prompt)
+        for run in loaded:
+            source = ModelSource(model or run.context.get("model", ""), device, dtype.value)
+            _record(run, source, data, calibration)
+        loaded = [load_run(folder, storage=storage) for folder in runs]
+    page = output or (runs[0] / run_folder.REPORT if len(runs) == 1 else SEVERAL)
+    with written(page):
+        write_report(loaded, page, title=title)
+    if as_json:
+        size = page.stat().st_size
+        print_json({"report": str(page), "bytes": size, "runs": [run.name for run in loaded]})
+        return
+    stdout().print(f"report  {page}", soft_wrap=True)
+
+
+def dashboard(run: OneRun, port: Port = PORT, storage: Storage = None) -> None:
+    """Open a run's study in Optuna's dashboard, on this machine alone; Ctrl-C ends it.
+
+    It may be open while the search runs. Needs pip install "vflowopt-search[dashboard]".
+
+    Example: vflowopt-search dashboard runs/quickstart --port 8080
+    """
+    from vflowopt_search.report.dashboard import serve
+
+    address = f"http://127.0.0.1:{port}/"
+    serve(run, port, url=storage, ready=lambda: typer.echo(f"{run.name}: {address}"))
+
+
+def _record(run: Run, source: ModelSource, data: DataOptions, calibration: str | None) -> None:
+    """Record overlays of a run's best strategy, with the model that it was searched for.
+
+    Raises:
+        StudyError: the run has no strategy yet, or the samples are not those of the study.
+    """
+    from vflowopt_search.cli.pictures import write_overlays
+    from vflowopt_search.cli.preparation import chosen_samples, prepare
+    from vflowopt_search.cli.progress import display
+
+    if run.strategy is None or run.folder is None:
+        raise StudyError(f"study {run.name!r} has no strategy yet; search on, then report again")
+    job = _job(run, source, data, calibration)
+    measured, found = run.context.get("calibration_sha256"), chosen_samples(job).sha256
+    if measured != found:
+        raise StudyError(
+            f"these are not the samples of study {run.name!r} (fingerprint {found[:12]}, but it "
+            f"measured {str(measured)[:12]}); give the same --calibration, --columns and --prompt"
+        )
+    with display() as shown:
+        prepared = prepare(job, shown)
+        write_overlays(run.folder, prepared.objective, run.study, run.strategy, shown)
+
+
+def _job(run: Run, source: ModelSource, data: DataOptions, calibration: str | None) -> Job:
+    """The search that the run was, as far as overlays depend on it."""
+    from vflowopt_search.cli.job import Job
+    from vflowopt_search.recipe import StudyRecipe
+
+    assert run.folder is not None
+    context = run.context
+    fields: dict[str, Any] = {
+        "format": "vflowopt-study/1",
+        "description": "Overlays of a run.",
+        "model": source.model,
+        "calibration": calibration or context.get("calibration", ""),
+        "space": "vflowopt",
+        "retain": run.retain or 1.0,
+        "trials": 1,
+        "samples": int(context.get("samples", 1)),
+        "seed": int(context.get("seed", 0)),
+        "metric": context.get("metric", "last_token_cosine"),
+    }
+    recipe = StudyRecipe(**fields)
+    return Job(recipe=recipe, source=source, data=data, output=run.folder)

@@ -1,0 +1,1 @@
+"""Pruned models inside other programs: lmms-eval, and whoever serves them."""

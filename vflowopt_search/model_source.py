@@ -1,0 +1,100 @@
+"""From a name to a model and its processor: the shipped one, a checkpoint, or a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+SHIPPED = "testbed"
+"""Name of the model that comes with the package."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model to load, and how.
+
+    Args:
+        model: hub name, folder, or `testbed`.
+        device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`.
+        dtype: `auto`, `float32`, `float16`, `bfloat16`; auto is float32 on the CPU, where half
+            precision is slow, and the checkpoint's own elsewhere.
+        trust_remote_code: run code that comes with the checkpoint.
+        random_init: build from this configuration file with random weights; `model` then names
+            the processor, and `testbed` stands for the configuration's folder.
+    """
+
+    model: str = SHIPPED
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    random_init: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What the model is called in files and tables."""
+        return self.model if self.random_init is None else f"random {self.random_init}"
+
+
+def load(source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model in eval mode on its device, and its processor.
+
+    Raises:
+        ModelError: the device, the precision, the model or the processor cannot be had.
+    """
+    return load_model(source), load_processor(source)
+
+
+def load_model(source: ModelSource) -> PreTrainedModel:
+    """The model alone, in eval mode on its device.
+
+    Raises:
+        ModelError: the device, the precision or the model cannot be had.
+    """
+    from vflowopt_search.adapters import loading
+
+    place = _place(source)
+    if source.random_init is not None:
+        return loading.random_init(source.random_init, **place)
+    if source.model == SHIPPED:
+        from vflowopt_search import testbed
+
+        return testbed.load_model(**place)
+    return loading.load_model(source.model, trust_remote_code=source.trust_remote_code, **place)
+
+
+def load_processor(source: ModelSource) -> ProcessorMixin:
+    """The model's processor.
+
+    Raises:
+        ModelError: there is none, or it cannot be built here.
+    """
+    from vflowopt_search.adapters import loading
+
+    trusts = source.trust_remote_code
+    if source.model != SHIPPED:
+        return loading.load_processor(source.model, trust_remote_code=trusts)
+    given = source.random_init
+    if given is not None:
+        beside = given if given.is_dir() else given.parent
+        return loading.load_processor(str(beside), trust_remote_code=trusts)
+    from vflowopt_search import testbed
+
+    return testbed.load_processor()
+
+
+def _place(source: ModelSource) -> dict[str, Any]:
+    """`device` and `dtype` with auto replaced by what suits this machine."""
+    import torch
+
+    from vflowopt_search.adapters.loading import parse_device
+
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best if source.device == "auto" else source.device
+    half_is_slow = device == "cpu" or source.model == SHIPPED
+    dtype = "float32" if source.dtype == "auto" and half_is_slow else source.dtype
+    parse_device(device)
+    return {"device": device, "dtype": dtype}

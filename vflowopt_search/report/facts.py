@@ -1,0 +1,182 @@
+"""What a run found, in the words and numbers of the report's first page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from vflowopt_search import trials
+from vflowopt_search.budget import mean_retained
+from vflowopt_search.outcome import VERSIONS
+from vflowopt_search.report.measured import accuracy_of, speed_of
+from vflowopt_search.report.runs import Run
+from vflowopt_search.report.words import METRICS
+from vflowopt_search.strategy import Objective, Strategy
+from vflowopt_search.trials import best_full, outcome_of, value_of
+
+FOUND = "found"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One strategy beside the others at the same budget; None where nothing was measured.
+
+    Attributes:
+        name: of the strategy; `found` is the best of the search, `unpruned` the whole model.
+        retained: share of the visual tokens alive, mean over the decoder layers.
+        divergence: mean over the samples that the search looked at.
+        held_out: mean over samples that it did not see.
+        accuracy: share of right answers.
+        accuracy_kept: the same relative to the whole model's.
+        accuracy_range: ends of the 95 % interval of `accuracy_kept`.
+        speedup: how much sooner the first token comes than of the whole model.
+        kv_bytes: of the cache after the prompt.
+    """
+
+    name: str
+    retained: float | None = None
+    divergence: float | None = None
+    held_out: float | None = None
+    accuracy: float | None = None
+    accuracy_kept: float | None = None
+    accuracy_range: tuple[float, float] | None = None
+    speedup: float | None = None
+    kv_bytes: float | None = None
+
+
+def results(run: Run) -> list[Result]:
+    """The whole model where it was measured, the found strategy, and the baselines."""
+    best = best_full(run.study.get_trials(deepcopy=False))
+    rows: dict[str, dict[str, Any]] = {}
+    if best is not None:
+        held_out = objective.held_out if (objective := _objective(run.strategy)) else None
+        rows[FOUND] = {"divergence": value_of(best), "held_out": held_out, "retained": run.retain}
+    for name, value in run.baselines.items():
+        rows[name] = {"divergence": value, "retained": run.retain}
+    for name, values in _compared(run.summary, best).items():
+        rows[name] = values | rows.get(name, {})
+    for measured in (accuracy_of(run.evaluation), speed_of(run.benchmark)):
+        for name, values in measured.items():
+            # other commands know the found strategy by the name in its file
+            known = FOUND if run.strategy is not None and name == run.strategy.name else name
+            rows.setdefault(known, {}).update(values)
+    ordered = sorted(rows, key=lambda name: {"unpruned": 0, FOUND: 1}.get(name, 2))
+    return [Result(name, **rows[name]) for name in ordered]
+
+
+def facts(run: Run) -> dict[str, str]:
+    """What the run was about and how it went, by what it is."""
+    context, strategy = run.context, run.strategy
+    found = {
+        "model": context.get("model") or _model_name(strategy),
+        "calibration": _calibration(run),
+        "divergence": METRICS.get(context.get("metric", ""), context.get("metric", "")),
+        "budget": _budget(run),
+        "best divergence": _best(run),
+        "trials": _trials(run),
+        "sample evaluations": _evaluations(run),
+        "run": _environment(run),
+        "versions": ", ".join(
+            f"{k} {v}" for k, v in run.study.user_attrs.get(VERSIONS, {}).items()
+        ),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _objective(strategy: Strategy | None) -> Objective | None:
+    return strategy.provenance.objective if strategy and strategy.provenance else None
+
+
+def _compared(summary: Mapping[str, Any], best: FrozenTrial | None) -> dict[str, dict[str, Any]]:
+    """The comparison in `summary.json` by strategy; of the found one, if it still is the best."""
+    fields = ("retained", "divergence", "held_out", "accuracy", "accuracy_kept")
+    rows = {
+        str(row["name"]): {field: row.get(field) for field in fields}
+        for row in summary.get("comparison", ())
+    }
+    then = (summary.get("best") or {}).get("trial")
+    if best is None or then != best.number:
+        rows.pop(FOUND, None)
+    return rows
+
+
+def _model_name(strategy: Strategy | None) -> str:
+    return (
+        str(strategy.model.name or strategy.model.model_type) if strategy and strategy.model else ""
+    )
+
+
+def _calibration(run: Run) -> str:
+    context = run.context
+    if "calibration" not in context:
+        return ""
+    origin = run.strategy.provenance if run.strategy else None
+    held = origin.calibration.held_out if origin and origin.calibration else None
+    held_out = f" and {held} held out" if held else ""
+    fingerprint = context.get("calibration_sha256", "")[:12]
+    samples = context.get("samples", "?")
+    return f"{context['calibration']}: {samples} samples{held_out} (fingerprint {fingerprint})"
+
+
+def _budget(run: Run) -> str:
+    if run.retain is None:
+        return ""
+    said = f"{run.retain:.1%} of the visual tokens asked for, mean over the decoder layers"
+    strategy = run.strategy
+    if strategy is not None and strategy.model is not None:
+        reached = mean_retained(strategy.stages, strategy.model.decoder_layers)
+        said += f"; {reached:.2%} reached"
+    if run.overlays is not None and run.overlays.samples:
+        counted = [sample.mean_retained for sample in run.overlays.samples]
+        span = dict.fromkeys(f"{share:.2%}" for share in (min(counted), max(counted)))
+        said += f" ({' to '.join(span)} counted in whole tokens on {len(counted)} samples)"
+    return said
+
+
+def _best(run: Run) -> str:
+    best = best_full(run.study.get_trials(deepcopy=False))
+    if best is None:
+        return "none yet"
+    said = f"{value_of(best):.5g} in trial {best.number}"
+    objective = _objective(run.strategy)
+    if objective is not None and objective.held_out is not None:
+        said += f"; {objective.held_out:.5g} on the held-out half"
+    return said
+
+
+def _trials(run: Run) -> str:
+    ended = trials.finished(run.study)
+    outcomes = [outcome_of(trial) for trial in run.study.get_trials(deepcopy=False)]
+    asked = run.summary.get("trials", {}).get("asked")
+    of = f" of {asked}" if asked else ""
+    parts = [f"{trials.num_counted(ended)}{of} done"]
+    for outcome, words in (
+        ("complete", "measured on every sample"),
+        ("stopped", "stopped early"),
+        ("failed", "failed"),
+        ("running", "running"),
+    ):
+        if count := outcomes.count(outcome):  # type: ignore[arg-type]
+            parts.append(f"{count} {words}")
+    return ", ".join(parts)
+
+
+def _evaluations(run: Run) -> str:
+    ended = trials.finished(run.study)
+    done = sum(trial.user_attrs.get(trials.SAMPLES_SEEN, 0) for trial in ended)
+    whole = int(run.context.get("samples", 0)) * sum(
+        outcome_of(trial) in ("complete", "stopped") for trial in ended
+    )
+    saved = f"; racing saved {1 - done / whole:.0%}" if 0 < done < whole else ""
+    return f"{done:,}{saved}" if done else ""
+
+
+def _environment(run: Run) -> str:
+    environment, context = run.summary.get("environment", {}), run.context
+    parts = [f"seed {context['seed']}"] if "seed" in context else []
+    parts += [f"{context['sampler']} sampler"] if "sampler" in context else []
+    parts += [f"{environment['device']}, {environment['dtype']}"] if environment else []
+    return ", ".join(parts)

@@ -1,0 +1,46 @@
+"""Accuracy and speed that other commands measured, as rows beside the divergences.
+
+The files are those of `evaluate` (`vflowopt-evaluation/1`) and `bench` (`vflowopt-benchmark/1`).
+What is not there, or of another version, gives no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+EVALUATION = "vflowopt-evaluation/1"
+BENCHMARK = "vflowopt-benchmark/1"
+UNPRUNED = "unpruned"
+Rows = dict[str, dict[str, Any]]
+
+
+def accuracy_of(evaluation: Mapping[str, Any]) -> Rows:
+    """Accuracy by strategy and of the whole model, and the share of the latter that is kept."""
+    if evaluation.get("format") != EVALUATION:
+        return {}
+    rows: Rows = {UNPRUNED: {"accuracy": evaluation["unpruned"], "accuracy_kept": 1.0}}
+    for result in evaluation["strategies"]:
+        kept = result["kept"]
+        rows[result["name"]] = {
+            "accuracy": result["accuracy"],
+            "accuracy_kept": None if kept is None else kept["value"],
+            "accuracy_range": None if kept is None else (kept["low"], kept["high"]),
+        }
+    return rows
+
+
+def speed_of(benchmark: Mapping[str, Any]) -> Rows:
+    """Speed-up of the first token and bytes of the cache, on the largest prompt measured."""
+    measured = [row for row in benchmark.get("rows", ()) if row["unpruned"] and row["pruned"]]
+    if benchmark.get("format") != BENCHMARK or not measured:
+        return {}
+    row = max(measured, key=lambda row: (row["visual_tokens"], -row["batch_size"]))
+    speed_up = row["first_token_speed_up"]
+    return {
+        UNPRUNED: {"speedup": 1.0, "kv_bytes": row["unpruned"]["kv_bytes"]},
+        benchmark["strategy"]: {
+            "speedup": None if speed_up is None else speed_up["median"],
+            "kv_bytes": row["pruned"]["kv_bytes"],
+        },
+    }

@@ -1,0 +1,116 @@
+"use strict";
+const root = document.documentElement;
+const touch = matchMedia("(hover: none)").matches;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const all = (selector) => [...document.querySelectorAll(selector)];
+
+function colour(name) {
+  return getComputedStyle(root).getPropertyValue(name).trim();
+}
+
+function themed(layout) {
+  const ink = colour("--ink"), line = colour("--line"), card = colour("--card");
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, fixedrange: touch };
+  const narrow = root.clientWidth < 640;
+  return {
+    ...layout,
+    dragmode: touch ? false : "zoom",  // on a phone a finger scrolls the page
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { ...layout.font, color: ink, size: narrow ? 11 : layout.font.size },
+    hoverlabel: { bgcolor: card, bordercolor: line, font: { color: ink } },
+    xaxis: { ...layout.xaxis, ...axis },
+    yaxis: { ...layout.yaxis, ...axis },
+  };
+}
+
+function draw(again) {
+  for (const div of all(".plot")) {
+    if (!window.Plotly || div.offsetParent === null || (div.dataset.drawn && !again)) continue;
+    const figure = JSON.parse(document.getElementById(div.id + "-data").textContent);
+    Plotly.react(div, figure.data, themed(figure.layout), {
+      responsive: true, displayModeBar: false,
+    });
+    div.dataset.drawn = "yes";
+  }
+}
+
+// What was chosen lives in the address (#tab or #tab/run), so that it can be passed on.
+function show(tab, run) {
+  const pick = document.getElementById("run");
+  if (pick) {
+    pick.value = run;
+    pick.parentElement.hidden = tab === "compare";
+  }
+  for (const button of all("nav button")) {
+    button.setAttribute("aria-selected", button.dataset.tab === tab);
+    button.tabIndex = button.dataset.tab === tab ? 0 : -1;
+  }
+  for (const panel of all(".panel")) {
+    const here = panel.dataset.tab === tab && ["all", run].includes(panel.dataset.run);
+    panel.classList.toggle("shown", here);
+    panel.setAttribute("aria-labelledby", "tab-" + panel.dataset.tab);
+  }
+  draw(false);
+}
+
+function chosen() {
+  const tabs = all("nav button").map((button) => button.dataset.tab);
+  const runs = all("#run option").map((option) => option.value);
+  const [tab, run] = location.hash.slice(1).split("/");
+  return [tabs.includes(tab) ? tab : tabs[0], runs.includes(run) ? run : "0"];
+}
+
+function go(tab, run) {
+  history.replaceState(null, "", "#" + tab + (run === "0" ? "" : "/" + run));
+  show(tab, run);
+}
+
+function setTheme(name) {
+  if (name === "auto") delete root.dataset.theme;
+  else root.dataset.theme = name;
+  for (const button of all(".theme button")) {
+    button.setAttribute("aria-pressed", button.dataset.choose === name);
+  }
+  try { localStorage.setItem("vflowopt-theme", name); } catch { /* a page from a file may not */ }
+  draw(true);
+}
+
+function storedTheme() {
+  try { return localStorage.getItem("vflowopt-theme") || "auto"; } catch { return "auto"; }
+}
+
+async function unpack() {
+  const packed = Uint8Array.from(
+    atob(document.getElementById("plotly").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
+root.classList.add("js");
+for (const button of all("nav button")) {
+  button.addEventListener("click", () => go(button.dataset.tab, chosen()[1]));
+  button.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const buttons = all("nav button");
+    const next = buttons[(buttons.indexOf(button) + step + buttons.length) % buttons.length];
+    next.focus();
+    next.click();
+  });
+}
+for (const button of all(".theme button")) {
+  button.addEventListener("click", () => setTheme(button.dataset.choose));
+}
+document.getElementById("run")?.addEventListener("change", (event) => {
+  go(chosen()[0], event.target.value);
+});
+window.addEventListener("hashchange", () => show(...chosen()));
+dark.addEventListener("change", () => draw(true));
+setTheme(storedTheme());
+show(...chosen());
+unpack().then(() => draw(false), () => {
+  for (const div of all(".plot")) div.textContent = "This browser is too old to draw the figures.";
+}).finally(() => { root.dataset.ready = "yes"; });

@@ -1,0 +1,54 @@
+"""A strategy in words, as `show` prints it and the report shows it."""
+
+from __future__ import annotations
+
+from vflowopt_search.strategy import Strategy
+
+Facts = list[tuple[str, str]]
+METRICS = {
+    "last_token_cosine": "1 - cosine of the last hidden state at the last prompt token",
+    "flow": "1 - cosine of the hidden states at the last prompt token, mean over the layers",
+    "kl": "Kullback-Leibler divergence of the next token",
+    "total_variation": "total variation of the next token",
+}
+"""What each divergence is."""
+
+
+def ranking(strategy: Strategy) -> Facts:
+    """By what tokens are ranked, and what becomes of those that leave."""
+    importance = strategy.importance
+    parts = [importance.score]
+    if importance.vision_layer is not None:
+        parts.append(f"vision layer {importance.vision_layer}")
+        parts.append(f"context threshold {importance.context_threshold:g}")
+    if importance.entropy_weight:
+        parts.append(f"entropy weight {importance.entropy_weight:g}")
+    if importance.score == "random":
+        parts.append(f"seed {importance.seed}")
+    recycling = strategy.recycling
+    return [
+        ("importance", ", ".join(parts)),
+        ("recycling", f"cells of {recycling.cell:g} tokens" if recycling else "none"),
+        ("row separators", strategy.separators),
+        ("positions", strategy.positions),
+    ]
+
+
+def stages(strategy: Strategy) -> list[tuple[str, str, str, str]]:
+    """One row per run of layers with the same tokens alive."""
+    first, alive, rows = strategy.stages[0].layer, 1.0, []
+    if first > 0:
+        rows.append((_layers(0, first), "-", f"{alive:.2%}", "-"))
+    depth = strategy.model.decoder_layers if strategy.model else None
+    ends = [*(stage.layer for stage in strategy.stages[1:]), depth]
+    for stage, end in zip(strategy.stages, ends, strict=True):
+        alive *= stage.keep_ratio
+        score = stage.score or strategy.importance.score
+        rows.append((_layers(stage.layer, end), f"{stage.keep_ratio:.4f}", f"{alive:.2%}", score))
+    return rows
+
+
+def _layers(first: int, end: int | None) -> str:
+    if end is None:
+        return f"{first} and later"
+    return str(first) if end == first + 1 else f"{first} to {end - 1}"
