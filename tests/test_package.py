@@ -95,8 +95,9 @@ def test_folders_that_travel_in_the_wheel_exist() -> None:
         assert target == f"vflowopt_search/data/{folder}"
 
 
-def test_every_constraint_is_one_exact_version() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-lmms.txt"])
+def test_every_constraint_is_one_exact_version(file: str) -> None:
+    lines = (ROOT / file).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert "torch==2.13.0" in pins
     for pin in pins:

@@ -111,6 +111,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _create(self, wanted: dict[str, Any]) -> None:
             name = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
+            if wanted.get("organization", "owner") != "owner":
+                self._refuse(403, None, "You have no rights to create a repository there")
+                return
             if name in hub.repositories:
                 self._json({"url": f"{hub.url}/{name}"}, status=409)
                 return

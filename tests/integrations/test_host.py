@@ -85,6 +85,16 @@ def test_replies_say_what_was_kept_and_what_the_cache_took() -> None:
     assert replies[0].kv_bytes >= max(r.planned_kv_bytes or 0 for r in replies)
 
 
+def test_a_batch_without_images_has_kept_nothing_whatever_came_before() -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    host = Host(model, processor, PRUNED)
+    host.answer([SAMPLES[2]], max_new_tokens=2, do_sample=False)
+    [reply] = host.answer([SAMPLES[1]], max_new_tokens=2, do_sample=False)
+    host.close()
+    assert reply.tokens_per_layer == (0,) * 6
+    assert reply.kv_bytes == reply.planned_kv_bytes
+
+
 def config_of(model: Any) -> Any:
     return model.config.text_config
 
