@@ -252,7 +252,7 @@ class Engine(ABC):
         if state is None:
             return None
         tail_BQ = mask_after(self._call.get("attention_mask"), state.length)
-        masks = LayerMasks(self.anatomy, cache, tail_BQ=tail_BQ)
+        masks = LayerMasks(self.anatomy, cache, tail_BQ=tail_BQ, prompt_masks=state.prompt_masks)
         given, embeds_BQD = kwargs.get("attention_mask"), kwargs["inputs_embeds"]
         if masks.hide_nothing(state, num_new):
             mask = masks.hiding_nothing(given, embeds_BQD)

@@ -28,6 +28,7 @@ class LayerMasks:
         *,
         tail_BQ: Tensor | None = None,
         blocks_BS: Tensor | None = None,
+        prompt_masks: dict[Any, Tensor] | None = None,
     ) -> None:
         """Masks for the layers of a model.
 
@@ -36,11 +37,15 @@ class LayerMasks:
             cache: the cache of this forward, None without one.
             tail_BQ: which of the tokens after the prompt are real; None when all are.
             blocks_BS: blocks of the prompt in which tokens see each other both ways, -1 outside.
+            prompt_masks: the parts of masks that decode steps share.
         """
         self.anatomy, self.config = anatomy, anatomy.backbone.config
         self.cache, self.tail_BQ, self.blocks_BS = cache, tail_BQ, blocks_BS
         self.implementation: str = self.config._attn_implementation
+        self.prompt_masks = {} if prompt_masks is None else prompt_masks
         self._made: dict[tuple[int, str], Any] = {}
+        self._tails: dict[int, Tensor] = {}
+        self._kinds = getattr(self.config, "layer_types", None)
 
     def valid(self, segment: Segment, layer: int, num_new: int) -> Tensor:
         """Which of the keys that `layer` sees in this forward are real, boolean (B, K)."""
@@ -57,25 +62,37 @@ class LayerMasks:
 
     def mask(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
         """The mask transformers would give this layer, had the model never seen the others."""
-        kind = layer_type(self.config, layer)
+        kind = self._kind(layer)
         if (segment.start, kind) not in self._made:
             one = hidden_BQD.shape[1] == 1 and self._one_sees_all(layer, span_of(self.config, kind))
             make = self._of_one if one else self._of_any
             self._made[segment.start, kind] = make(segment, layer, hidden_BQD)
         return self._made[segment.start, kind]
 
+    def _kind(self, layer: int) -> str:
+        return str(self._kinds[layer]) if self._kinds else layer_type(self.config, layer)
+
     def hide_nothing(self, state: PrunedState, num_new: int) -> bool:
         """Whether the new token sees all that every layer holds: then one mask, or none, does.
 
         So it is in most decode steps: one token, rows without padding, no window full yet.
         """
-        if num_new != 1 or not all(segment.dense for segment in state.segments):
+        if num_new != 1 or not state.dense:
             return False
         if self.implementation not in (*NO_MASK_NEEDED, "eager"):
             return False
-        if not all(self._one_sees_all(layer, span) for layer, span in state.spans(self.config)):
+        if not self._all_seen(state):
             return False
         return self.tail_BQ is None or bool(self.tail_BQ.all())
+
+    def _all_seen(self, state: PrunedState) -> bool:
+        """Whether one new token may look at every key; once true, only windows can change that."""
+        layers = state.spans(self.config)
+        if state.grows:
+            layers = [(layer, span) for layer, span in layers if span is not None]
+        seen = all(self._one_sees_all(layer, span) for layer, span in layers)
+        state.grows = state.grows or seen
+        return seen
 
     def hiding_nothing(self, given: Any, hidden_BQD: Tensor) -> Any:
         """A mask for the backbone that hides nothing, whatever number of tokens a layer holds."""
@@ -95,11 +112,30 @@ class LayerMasks:
         """The mask of one new token that sees everything but padding."""
         if self.implementation not in ("sdpa", "eager"):
             return self._of_any(segment, layer, hidden_B1D)
+        if self.implementation == "eager" and _held(self.cache, layer) >= segment.valid_BK.shape[1]:
+            prompt_B11K = self._prompt_of(segment, hidden_B1D)
+            num_after = _held(self.cache, layer) + 1 - prompt_B11K.shape[-1]
+            return torch.cat([prompt_B11K, self._after_prompt(num_after, hidden_B1D)], dim=-1)
         seen_B11K = self.valid(segment, layer, 1)[:, None, None]
-        if self.implementation == "sdpa":
-            return seen_B11K
-        hidden = torch.finfo(hidden_B1D.dtype).min
-        return torch.where(seen_B11K, hidden_B1D.new_zeros(()), hidden)
+        return seen_B11K if self.implementation == "sdpa" else _added(seen_B11K, hidden_B1D)
+
+    def _prompt_of(self, segment: Segment, like_B1D: Tensor) -> Tensor:
+        """The prompt's part of eager masks; it stays the same from step to step."""
+        key = (segment.start, like_B1D.dtype)
+        if key not in self.prompt_masks:
+            self.prompt_masks[key] = _added(segment.valid_BK[:, None, None], like_B1D)
+        return self.prompt_masks[key]
+
+    def _after_prompt(self, num_after: int, like_B1D: Tensor) -> Tensor:
+        """The part behind it, in most steps the same for all layers."""
+        if num_after not in self._tails:
+            tail_BQ = self.tail_BQ
+            if tail_BQ is None or tail_BQ.shape[1] != num_after:
+                tail_B11Q = like_B1D.new_zeros(like_B1D.shape[0], 1, 1, num_after)
+            else:
+                tail_B11Q = _added(tail_BQ[:, None, None].to(like_B1D.device), like_B1D)
+            self._tails[num_after] = tail_B11Q
+        return self._tails[num_after]
 
     def _of_any(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
         """The mask that transformers makes."""
@@ -162,6 +198,11 @@ def seen_by_last(config: Any, layer: int, valid_BK: Tensor) -> Tensor:
         chunk_BK = (place_K - (~valid_BK).sum(1, keepdim=True)) // size
         return valid_BK & (chunk_BK == chunk_BK[:, -1:])
     return valid_BK
+
+
+def _added(seen: Tensor, like_BQD: Tensor) -> Tensor:
+    """A boolean mask as what is added to attention logits."""
+    return torch.where(seen, like_BQD.new_zeros(()), torch.finfo(like_BQD.dtype).min)
 
 
 def _held(cache: Any, layer: int) -> int:

@@ -69,6 +69,8 @@ class PrunedState:
         shortened: whether stage 0 removed anything, so that layer 0 holds fewer tokens.
         shift_B: how far positions moved forward by packing, None for original positions.
         staged: layers whose stage has run.
+        grows: whether a decode step found that the layers hold what they were given and no more.
+        prompt_masks: the parts of masks that decode steps share.
     """
 
     segments: list[Segment]
@@ -76,11 +78,23 @@ class PrunedState:
     shortened: bool = False
     shift_B: Tensor | None = None
     staged: set[int] = field(default_factory=set)
+    grows: bool = False
+    prompt_masks: dict[Any, Tensor] = field(default_factory=dict)
     _spans: list[tuple[int, int | None]] = field(default_factory=list)
 
     def segment_at(self, layer: int) -> Segment:
         """The segment that a decoder layer belongs to."""
-        return [segment for segment in self.segments if segment.start <= layer][-1]
+        found = self.segments[0]
+        for segment in self.segments[1:]:
+            if segment.start > layer:
+                break
+            found = segment
+        return found
+
+    @property
+    def dense(self) -> bool:
+        """Whether no segment has padding."""
+        return all(segment.dense for segment in self.segments)
 
     def spans(self, config: Any) -> list[tuple[int, int | None]]:
         """One layer of each attention pattern in each segment, and how far the pattern reaches.
