@@ -69,6 +69,12 @@ def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) 
     assert found.objective.held_out == pytest.approx(
         sum(objective.measure(best, range(5))) / 5, abs=1e-6
     )
+    few = small_set(2, seed=11)
+    again = search(
+        model, processor, small_set(), retain=0.5, trials=3, storage=journal, held_out=few
+    ).best.provenance
+    assert again is not None and again.calibration is not None
+    assert again.calibration.held_out == 2  # other samples, another figure
     grown = search(model, processor, small_set(), retain=0.5, trials=40, storage=journal).best
     assert grown.provenance is not None and grown.provenance.objective is not None
     assert grown.provenance.trial != found.trial

@@ -95,6 +95,7 @@ class Objective:
             "weights_sha256": key["weights"],
             "processor_sha256": key["processor"],
             "dtype": key["dtype"],
+            **({} if self.answers is None else {"generation_sha256": self.answers.generation}),
         }
 
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:

@@ -12,10 +12,18 @@ from vflowopt_search.race import MeasuresStrategies
 from vflowopt_search.trials import best_full, rescored_of
 
 
-def needs_rescoring(study: Study) -> bool:
-    """Whether the best trial is one that was not measured on held-out samples yet."""
+def needs_rescoring(study: Study, sha256: str | None = None) -> bool:
+    """Whether the best trial was not measured on held-out samples yet.
+
+    Args:
+        study: perhaps with a best trial.
+        sha256: fingerprint of the samples; None: any will do.
+    """
     best = best_full(study.get_trials(deepcopy=False))
-    return best is not None and rescored_of(study, best) is None
+    if best is None:
+        return False
+    known = rescored_of(study, best)
+    return known is None or (sha256 is not None and known.sha256 != sha256)
 
 
 def rescore(study: Study, held_out: MeasuresStrategies, sha256: str) -> float:

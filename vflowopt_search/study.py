@@ -249,7 +249,8 @@ def search(
         },
         on_trial=on_trial,
     )
-    if held_out is not None and outcome.finished and needs_rescoring(outcome.study):
+    again = held_out is not None and needs_rescoring(outcome.study, held_out.sha256)
+    if held_out is not None and outcome.finished and again:
         rescore(outcome.study, build(held_out), held_out.sha256)
         outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)

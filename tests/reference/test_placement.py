@@ -45,3 +45,11 @@ def test_on_the_cpu_nothing_moves() -> None:
     objective = build_objective(tiny_model("llava"), tiny_processor("llava"), small_set())
     assert settled(objective.reference.prepared) is objective.reference.prepared
     assert 0 < free_memory() < 2**50
+
+
+def test_a_system_that_does_not_tell_its_memory_has_none_to_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("os.sysconf_names")
+    assert free_memory() == 0
+    assert place_for(100, free_device=0, free_host=free_memory()) == "host"

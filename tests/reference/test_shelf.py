@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from vflowopt_search.errors import CacheError
 from vflowopt_search.reference.shelf import CacheFolder, DiskShelf, MemoryShelf, Shelf
 
+KEY = "0123456789abcdef01234567"
 KILO = {"x": torch.arange(250.0)}
 KILO_FILE = 1000 + 72  # safetensors' header
 
 
 def disk(root: Path, limit_bytes: int = 10**6) -> DiskShelf:
-    return DiskShelf(root / "maps" / "a-model", CacheFolder(root, limit_bytes))
+    return DiskShelf(root / "maps" / KEY, CacheFolder(root, limit_bytes))
 
 
 def files(root: Path) -> set[str]:
@@ -47,7 +48,7 @@ def test_the_longest_unused_goes_first(kind: str, tmp_path: Path) -> None:
         shelf.put(name, KILO)
         if kind == "disk":
             stamp = 1_000_000 - age
-            os.utime(tmp_path / "maps" / "a-model" / f"{name}.safetensors", (stamp, stamp))
+            os.utime(tmp_path / "maps" / KEY / f"{name}.safetensors", (stamp, stamp))
     shelf.get("old" if kind == "memory" else "oldest")
     shelf.put("new", KILO)
     everyone = {"old", "older", "oldest", "new"}
@@ -57,7 +58,7 @@ def test_the_longest_unused_goes_first(kind: str, tmp_path: Path) -> None:
 
 def test_the_bound_holds_for_all_files_of_a_cache(tmp_path: Path) -> None:
     shelf = disk(tmp_path, 10 * KILO_FILE)
-    other = tmp_path / "references" / "x" / "reference.safetensors"
+    other = tmp_path / "references" / KEY / "reference.safetensors"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"x" * 5 * KILO_FILE)
     other.with_suffix(".json").write_text("{}")
@@ -65,13 +66,46 @@ def test_the_bound_holds_for_all_files_of_a_cache(tmp_path: Path) -> None:
     for number in range(30):
         shelf.put(str(number), KILO)
         assert sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors")) <= 10 * KILO_FILE
+        assert sum(shelf.get(str(n)) is not None for n in range(number + 1)) <= 10
     assert not other.exists()
     assert not other.with_suffix(".json").exists()
 
 
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    """A cache folder may be somebody's data folder: checkpoints are safetensors files too."""
+    theirs = [
+        tmp_path / "models" / "my-llava" / "model.safetensors",
+        tmp_path / "maps" / "of-cities" / "model.safetensors",
+        tmp_path / "model.safetensors",
+        tmp_path / "maps" / KEY / ".writing-x" / "draft.safetensors",
+    ]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 9 * KILO_FILE)
+        path.with_suffix(".json").write_text("{}")
+        os.utime(path, (1, 1))
+    shelf = disk(tmp_path, 3 * KILO_FILE)
+    for number in range(9):
+        shelf.put(str(number), KILO)
+    assert all(path.exists() and path.with_suffix(".json").exists() for path in theirs)
+    assert sum(shelf.get(str(number)) is not None for number in range(9)) <= 3
+
+
+def test_what_must_stay_leaves_less_room(tmp_path: Path) -> None:
+    shelf = disk(tmp_path, 10_000)
+    assert shelf.room() == 9000
+    needed = tmp_path / "references" / KEY / "reference.safetensors"
+    shelf.cache.needed.add(needed)
+    assert shelf.room() == 9000
+    needed.parent.mkdir(parents=True)
+    needed.write_bytes(b"x" * 4000)
+    assert shelf.room() == 5000
+    assert MemoryShelf(77).room() == 77
+
+
 def test_what_a_running_search_needs_is_not_deleted(tmp_path: Path) -> None:
     shelf = disk(tmp_path, 4 * KILO_FILE)
-    needed = tmp_path / "references" / "reference.safetensors"
+    needed = tmp_path / "references" / KEY / "reference.safetensors"
     needed.parent.mkdir(parents=True)
     needed.write_bytes(b"x" * 2 * KILO_FILE)
     os.utime(needed, (1, 1))
@@ -87,14 +121,14 @@ def test_a_deleted_file_goes_on_serving_those_who_mapped_it(tmp_path: Path) -> N
     mine.put("a", KILO)
     mapped = theirs.get("a")
     assert mapped is not None
-    (tmp_path / "maps" / "a-model" / "a.safetensors").unlink()
+    (tmp_path / "maps" / KEY / "a.safetensors").unlink()
     assert torch.equal(mapped["x"], KILO["x"])
-    assert disk(tmp_path).get("a") is None
+    assert theirs.get("a") is None  # and is let go of, so that its place is free
 
 
 def test_a_torn_file_is_not_there(tmp_path: Path) -> None:
     disk(tmp_path).put("a", KILO)
-    path = tmp_path / "maps" / "a-model" / "a.safetensors"
+    path = tmp_path / "maps" / KEY / "a.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert disk(tmp_path).get("a") is None
 
@@ -105,7 +139,7 @@ def test_another_process_reads_what_this_one_wrote(tmp_path: Path) -> None:
         "import sys; from pathlib import Path;"
         "from vflowopt_search.reference.shelf import CacheFolder, DiskShelf;"
         "root = Path(sys.argv[1]);"
-        "shelf = DiskShelf(root / 'maps' / 'a-model', CacheFolder(root, 10**6));"
+        f"shelf = DiskShelf(root / 'maps' / '{KEY}', CacheFolder(root, 10**6));"
         "print(float(shelf.get('4/abc')['x'].sum()))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

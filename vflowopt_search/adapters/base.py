@@ -258,12 +258,8 @@ def raster(height: int, width: int, view: int, device: torch.device | None = Non
     """The grid of a full rectangle of tokens in raster order, no separators."""
     row_N = torch.arange(height, device=device).repeat_interleave(width)
     col_N = torch.arange(width, device=device).repeat(height)
-    return TokenGrid(
-        view_N=torch.full_like(row_N, view),
-        row_N=row_N,
-        col_N=col_N,
-        separator_N=torch.zeros_like(row_N, dtype=torch.bool),
-    )
+    no_N = torch.zeros_like(row_N, dtype=torch.bool)
+    return TokenGrid(torch.full_like(row_N, view), row_N, col_N, separator_N=no_N)
 
 
 def rows_with_separators(separator_N: Tensor, view: int) -> TokenGrid:

@@ -25,7 +25,7 @@ from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress, first_with_same_images, prepare
-from vflowopt_search.reference.fingerprint import weights_sha256
+from vflowopt_search.reference.fingerprint import generation_sha256, weights_sha256
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.reference.shelf import GB, MEMORY_GB, MemoryShelf
 from vflowopt_search.reference.source import SignalSource
@@ -82,6 +82,7 @@ class Asking:
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "attention": str(backbone.config._attn_implementation),
             "transformers": transformers.__version__,
+            "generation": generation_sha256(self.model),
             "decoding": {"greedy": True, "max_new_tokens": self.max_new_tokens},
         }
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepstack, tokens_at
-from vflowopt_search.pruning.hooks import Switched, after, before, forward_of
+from vflowopt_search.pruning.hooks import Switched, after, before, eagerly, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
     ids_of,
@@ -89,8 +89,7 @@ class Engine(ABC):
         """Prune inside the `with` block; everything is off again when it ends."""
         anatomy = self.anatomy
         with ExitStack() as stack:
-            # a model compiled before would run its graph without our hooks
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(eagerly())
             stack.callback(self._forget)
             stack.enter_context(self.scoring.recording())
             before(stack, anatomy.model, self.before_model)
@@ -265,10 +264,19 @@ class Engine(ABC):
         return args, kwargs | {"attention_mask": mask, "position_ids": position_ids}
 
     def before_layer(
-        self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        layer: int,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Prune if a stage starts here; give the layer its own mask and positions."""
+        """Prune if a stage starts here; give the layer its own mask and positions.
+
+        Without keyword arguments another thread is switching the hooks, and nothing is to be done.
+        """
         forward = self._forward
+        if kwargs is None:
+            return None
         if self.anatomy.backbone.training:
             forward = forward_of(kwargs, forward)
         if forward is None:

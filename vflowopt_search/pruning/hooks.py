@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from threading import Lock, get_ident
+from threading import enumerate as enumerate_threads
 from typing import Any
 
+import torch
 from torch import nn
 
 from vflowopt_search.pruning.forward import RUN, Forward
@@ -35,16 +37,18 @@ class Switched:
         """Hooks that are off yet; `put` is `before` or `after`."""
         self._put, self._hooks = put, hooks
         self._on: ExitStack | None = None
-        self._wanted: set[int] = set()
+        self._wanted: set[int | None] = set()
         self._lock = Lock()
 
     def switch(self, *, on: bool) -> None:
         """Say whether this thread wants the hooks on."""
         thread = get_ident()
-        if on == (thread in self._wanted):
+        if on == (thread in self._wanted) and (on or not self._wanted):
             return
         with self._lock:
-            self._wanted ^= {thread}
+            # a thread that ended in the middle of something wants nothing any more
+            self._wanted &= {each.ident for each in enumerate_threads()}
+            self._wanted = self._wanted | {thread} if on else self._wanted - {thread}
             self._settle()
 
     def off(self) -> None:
@@ -61,6 +65,34 @@ class Switched:
         elif not self._wanted and self._on is not None:
             self._on.close()
             self._on = None
+
+
+class _Eagerness:
+    """How many engines of this process want compiled models to run eagerly."""
+
+    def __init__(self) -> None:
+        self._lock, self._count, self._stance = Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Compiled models run eagerly inside the `with` block: their graphs have no hooks.
+
+        Blocks of several engines may end in any order.
+        """
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if self._count == 0:
+                    self._stance.close()
+
+
+eagerly = _Eagerness()
 
 
 def forward_of(kwargs: dict[str, Any], newest: Forward | None) -> Forward | None:

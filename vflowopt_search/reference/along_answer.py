@@ -23,7 +23,7 @@ from vflowopt_search.divergence import ANSWER_METRICS, Readout, divergence
 from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.reference.cache import read_tensors, write_tensors
 from vflowopt_search.reference.encoder import Progress
-from vflowopt_search.reference.fingerprint import key_digest
+from vflowopt_search.reference.fingerprint import generation_sha256, key_digest
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LOGITS
 from vflowopt_search.reference.shelf import CacheFolder
@@ -55,10 +55,12 @@ class AnswerReference:
     Attributes:
         answers: token ids of each sample's answer, on the CPU.
         hidden: what stands at the positions of each answer, (T, D), on the CPU.
+        generation: fingerprint of how the model chose them.
     """
 
     answers: tuple[Tensor, ...]
     hidden: tuple[Tensor, ...]
+    generation: str
 
     def tokens(self, indices: Sequence[int]) -> list[Tensor]:
         """The answers of some samples."""
@@ -88,15 +90,20 @@ def build_answers(
     Raises:
         CacheError: the cache folder cannot be written.
     """
-    key = {**key, "answers": FORMAT, "answer_tokens": str(ANSWER_TOKENS)}
+    key = {
+        **key,
+        "answers": FORMAT,
+        "answer_tokens": str(ANSWER_TOKENS),
+        "generation": generation_sha256(prepared.adapter.model),
+    }
     if cache is None:
         return _ask(prepared, progress)
     path = cache.root / "answers" / key_digest(key) / "answers.safetensors"
     cache.needed.add(path)
     if (stored := read_tensors(path, key)) is not None:
         lengths = stored["lengths"].tolist()
-        pieces = [torch.split(stored[name], lengths) for name in ("answer_P", "hidden_PD")]
-        return AnswerReference(*map(tuple, pieces))
+        answers, hidden = (torch.split(stored[name], lengths) for name in ("answer_P", "hidden_PD"))
+        return AnswerReference(tuple(answers), tuple(hidden), key["generation"])
     reference = _ask(prepared, progress)
     tensors = {
         "lengths": torch.tensor([len(answer) for answer in reference.answers]),
@@ -117,7 +124,8 @@ def _ask(prepared: PreparedSet, progress: Progress | None) -> AnswerReference:
         hidden += torch.split(along.hidden_PD.cpu(), list(along.lengths))
         if progress is not None:
             progress(chunk.stop, len(prepared))
-    return AnswerReference(tuple(answers), tuple(hidden))
+    generation = generation_sha256(prepared.adapter.model)
+    return AnswerReference(tuple(answers), tuple(hidden), generation)
 
 
 def decoded(
@@ -209,11 +217,6 @@ def answer_divergences(
         )
         for name, parts in gaps.items()
     }
-
-
-def _means(values_P: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Mean over the positions of each answer."""
-    return torch.stack([mine.mean() for mine in torch.split(values_P, list(lengths))])
 
 
 def through_head(adapter: Adapter, hidden_PD: Tensor) -> Tensor:

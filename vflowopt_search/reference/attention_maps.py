@@ -167,7 +167,7 @@ class AttentionMaps:
             for index in set(self.prepared.first_alike)
             for image in self.prepared.samples[index].images
         )
-        fits = everything * len(layers) <= self.shelf.limit_bytes
+        fits = everything * len(layers) <= self.shelf.room()
         return layers if fits and layer in layers else [layer]
 
     def _samples_at_once(self, num_layers: int) -> int:

@@ -17,6 +17,8 @@ from torch import Tensor
 from vflowopt_search.errors import CacheError
 
 CHUNK = 1 << 20
+DRAFTS = ".writing-"
+"""How the folder of a draft begins."""
 
 
 def default_cache() -> Path:
@@ -72,7 +74,7 @@ def writing(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFTS) as folder:
             yield Path(folder) / path.name
     except (OSError, SafetensorError) as error:
         raise CacheError(

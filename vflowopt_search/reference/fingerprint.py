@@ -42,6 +42,12 @@ def inputs_sha256(inputs: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def generation_sha256(model: Any) -> str:
+    """Fingerprint of how a model ends and chooses its answers, which may change after loading."""
+    config: str = model.generation_config.to_json_string(use_diff=False)
+    return hashlib.sha256(config.encode()).hexdigest()
+
+
 def key_digest(key: Mapping[str, str]) -> str:
     """Name of a folder for what depends on these."""
     return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:24]

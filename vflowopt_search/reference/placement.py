@@ -56,7 +56,10 @@ def moved(prepared: PreparedSet, move: Callable[[Tensor], Tensor]) -> PreparedSe
 
 
 def free_memory() -> int:
-    """Bytes of main memory that are free, without what the system could give back."""
+    """Bytes of main memory that are free; 0 where the system does not say."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_AVPHYS_PAGES" not in names:  # not on Linux: nobody tells
+        return 0
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

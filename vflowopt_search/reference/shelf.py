@@ -9,8 +9,10 @@ another process has them mapped.
 from __future__ import annotations
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vflowopt_search.errors import CacheError
-from vflowopt_search.reference.cache import writing
+from vflowopt_search.reference.cache import DRAFTS, writing
 from vflowopt_search.reference.fingerprint import key_digest
 
 GB = 10**9
@@ -30,13 +32,20 @@ MEMORY_GB = 4.0
 AFTER_CLEARING = 0.9
 """Share of the bound that is left full, so that not every file to come clears again."""
 
+OF_THE_CACHE = ("references", "answers", "maps")
+"""The folders that the bound is about; below each, one folder per key."""
+OURS = re.compile("[0-9a-f]{24}")
+"""What `key_digest` calls a folder."""
+
 Tensors = Mapping[str, Tensor]
 
 
 class Shelf(Protocol):
     """Named groups of tensors, any of which may be gone."""
 
-    limit_bytes: int
+    def room(self) -> float:
+        """Bytes that it can hold at a time."""
+        ...
 
     def get(self, name: str) -> Tensors | None:
         """The tensors put under this name; None if they were never put or are gone."""
@@ -55,6 +64,10 @@ class MemoryShelf:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
         self._held: OrderedDict[str, Tensors] = OrderedDict()
+
+    def room(self) -> float:
+        """The bound."""
+        return self.limit_bytes
 
     def get(self, name: str) -> Tensors | None:
         """The tensors put under this name; None if they were never put or are gone."""
@@ -83,42 +96,58 @@ class CacheFolder:
         """Bound what is under `root`."""
         self.root, self.limit_bytes = root, limit_bytes
         self.needed: set[Path] = set()
-        self._used: int | None = None
+        self._added: float = inf
 
     def added(self, path: Path) -> None:
         """Count a file just written, and delete the longest unused ones if the bound is passed.
 
-        Files in `needed`, without which a running search could not go on, are left.
+        Files in `needed`, without which a running search could not go on, are left. Other processes
+        write here too, so that the folder is looked at every twentieth of the bound.
         """
-        if self._used is None:
-            self._used = sum(size for _, size, _ in self._files())
-        else:
-            self._used += path.stat().st_size
-        if self._used > self.limit_bytes:
-            self._used = self._clear({path, *self.needed})
+        self._added += _size_of(path)
+        if self._added > self.limit_bytes / 20:
+            self._clear({path, *self.needed})
+            self._added = 0
 
-    def _clear(self, spared: set[Path]) -> int:
+    def room(self) -> float:
+        """Bytes that stay when the folder was cleared, besides the files in `needed`."""
+        return AFTER_CLEARING * self.limit_bytes - sum(map(_size_of, self.needed))
+
+    def _clear(self, spared: set[Path]) -> None:
         files = sorted(self._files())
         left = sum(size for _, size, _ in files)
+        if left <= self.limit_bytes:
+            return
         for _, size, path in files:
             if left <= AFTER_CLEARING * self.limit_bytes:
-                break
+                return
             if path not in spared:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".json").unlink(missing_ok=True)
                 left -= size
-        return left
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Time of last use, size and path of every tensor file."""
+        """Time of last use, size and path of every tensor file of ours; no other is touched."""
         found = []
-        for path in self.root.rglob("*.safetensors"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # another process clears
-                continue
-            found.append((status.st_mtime, status.st_size, path))
+        for folder in OF_THE_CACHE:
+            for path in (self.root / folder).glob("*/**/*.safetensors"):
+                inside = path.relative_to(self.root / folder).parts
+                if not OURS.fullmatch(inside[0]) or inside[-2].startswith(DRAFTS):
+                    continue
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # another process clears
+                    continue
+                found.append((status.st_mtime, status.st_size, path))
         return found
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file; 0 where another process has cleared it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class DiskShelf:
@@ -127,18 +156,25 @@ class DiskShelf:
     def __init__(self, folder: Path, cache: CacheFolder) -> None:
         """Keep one file per name in `folder`, which lies in the cache."""
         self.folder, self.cache = folder, cache
-        self.limit_bytes = cache.limit_bytes
         self._mapped: dict[str, Tensors] = {}
 
+    def room(self) -> float:
+        """What the cache has besides the files that it must keep."""
+        return self.cache.room()
+
     def get(self, name: str) -> Tensors | None:
-        """The tensors put under this name, by whatever process; None if they are gone."""
+        """The tensors put under this name, by whatever process; None if they are gone.
+
+        What was cleared is let go of, for a mapped file keeps its place on the disk.
+        """
         path = self._path(name)
-        if name not in self._mapped:
-            try:
+        try:
+            os.utime(path)
+            if name not in self._mapped:
                 self._mapped[name] = load_file(path)
-                os.utime(path)
-            except (OSError, SafetensorError):
-                return None
+        except (OSError, SafetensorError):
+            self._mapped.pop(name, None)
+            return None
         return self._mapped[name]
 
     def put(self, name: str, tensors: Tensors) -> None:

@@ -114,7 +114,10 @@ def build_reference(
     _require_room(tensors, cache.limit_bytes)
     write_tensors(path, tensors, key)
     cache.added(path)
-    return _mapped(reference, load_file(path))
+    try:
+        return _mapped(reference, load_file(path))
+    except FileNotFoundError:  # another process made room for its own
+        return reference
 
 
 def _mapped(reference: Reference, stored: Mapping[str, Tensor]) -> Reference:
@@ -162,8 +165,17 @@ def processor_sha256(processor: Any) -> str:
         json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str),
         _lasting(tokenizer.to_str()) if tokenizer is not None else repr(processor.tokenizer),
         str(getattr(processor, "chat_template", None)),
+        json.dumps(_own_settings(processor), sort_keys=True),
     ]
+    if (video := getattr(processor, "video_processor", None)) is not None:
+        parts.append(json.dumps(video.to_dict(), sort_keys=True, default=str))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _own_settings(processor: Any) -> dict[str, Any]:
+    """What a processor itself was told, such as how many tokens an image takes."""
+    plain = (bool, int, float, str)
+    return {name: value for name, value in vars(processor).items() if isinstance(value, plain)}
 
 
 def _lasting(tokenizer: str) -> str:

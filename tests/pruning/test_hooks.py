@@ -1,0 +1,97 @@
+"""Hooks that come and go while several threads and several engines share a process."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.pruning.oracle import ragged_inputs, strategy_of
+from tests.tiny import tiny_model
+from vflowopt_search.deploy import attached_engine, prune
+from vflowopt_search.pruning.hooks import Switched, before, eagerly
+
+
+def in_a_thread(work: Any) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def switched() -> tuple[Switched, nn.Module]:
+    module = nn.Identity()
+    return Switched(before, {module: lambda *_: None}), module
+
+
+def is_on(module: nn.Module) -> bool:
+    return bool(module._forward_pre_hooks)
+
+
+def test_hooks_are_on_while_any_thread_wants_them() -> None:
+    hooks, module = switched()
+    hooks.switch(on=True)
+    in_a_thread(lambda: hooks.switch(on=False))
+    assert is_on(module)
+    hooks.switch(on=False)
+    assert not is_on(module)
+
+
+def test_a_thread_that_ended_wants_nothing() -> None:
+    hooks, module = switched()
+    in_a_thread(lambda: hooks.switch(on=True))
+    assert is_on(module)
+    hooks.switch(on=False)
+    assert not is_on(module)
+
+
+def test_off_is_for_all() -> None:
+    hooks, module = switched()
+    hooks.switch(on=True)
+    hooks.off()
+    assert not is_on(module)
+    hooks.switch(on=True)
+    assert is_on(module)
+
+
+def test_a_layer_met_while_another_thread_switches_is_left_alone() -> None:
+    """torch calls a hook without keyword arguments when its mark is gone already."""
+    model = tiny_model("llava")
+    with attached_engine(model, strategy_of((2, 0.5), scores=["random"])) as engine:
+        assert engine.before_layer(2, model, (torch.zeros(1, 3, 4),)) is None
+
+
+def test_eagerness_ends_with_the_last_engine_in_any_order() -> None:
+    traced: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        traced.append("compiled")
+        return graph.forward
+
+    def ran_compiled() -> bool:
+        traced.clear()
+        torch.compiler.reset()
+        torch.compile(torch.sin, backend=backend)(torch.ones(3))
+        return bool(traced)
+
+    first, second = eagerly(), eagerly()
+    first.__enter__()
+    second.__enter__()
+    assert not ran_compiled()
+    first.__exit__(None, None, None)
+    assert not ran_compiled()
+    second.__exit__(None, None, None)
+    assert ran_compiled()
+
+
+def test_two_handles_may_be_removed_in_any_order() -> None:
+    one, other = tiny_model("llava"), tiny_model("llava_onevision")
+    strategy = strategy_of((0, 0.5), scores=["random"])
+    first, second = prune(one, strategy), prune(other, strategy)
+    first.remove()
+    with torch.no_grad():
+        other(**ragged_inputs("llava_onevision"), use_cache=False)
+    assert second.last is not None
+    assert second.last.tokens_per_layer[0][0] < second.last.visual_tokens[0]
+    second.remove()
