@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from vflowopt_search.errors import VFlowOptError
+
+DIGITS = 16
+"""Of a SHA-256, in hex: enough to tell things of one kind apart."""
 
 
 class Value(BaseModel):
@@ -75,6 +79,12 @@ def _shown(value: object) -> str:
     except ValueError:  # Python declines to print integers of thousands of digits
         text = f"{type(value).__name__} too long to print"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def digest(content: Any) -> str:
+    """A short fingerprint of plain values."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def parse_json(text: str) -> Any:

@@ -12,9 +12,10 @@ from statistics import median
 from typing import Any, Final
 
 from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.documents import digest
 from vflowopt_search.errors import CalibrationError, EvaluationError
 from vflowopt_search.evaluate.answers import Answer, Asking, Strategies, ask, content_of
-from vflowopt_search.evaluate.ledger import Ledger, digest
+from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.metrics import metric_named, option_meant
 from vflowopt_search.evaluate.statistics import Interval, PairedTest, paired_test, ratio_interval
 from vflowopt_search.evaluate.words import normalised

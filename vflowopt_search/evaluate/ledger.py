@@ -7,7 +7,6 @@ being written and no other.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -15,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vflowopt_search.documents import digest
 from vflowopt_search.errors import EvaluationError
-
-DIGITS = 16  # of a SHA-256, in hex: enough to tell headings and items apart
 
 
 class Ledger:
@@ -101,9 +99,3 @@ class Ledger:
             self._headings.add(line["heading"])
             return
         self._items[line.pop("under")][line.pop("item")] = line
-
-
-def digest(content: Any) -> str:
-    """A short fingerprint of plain values."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
