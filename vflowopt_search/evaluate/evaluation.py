@@ -137,7 +137,7 @@ def evaluate(
     everyone = {UNPRUNED: None, **strategies}
     answers = ask(asking, samples, everyone, ledger or Ledger(), progress)
     scores = {name: scored(metric, samples, given) for name, given in answers.items()}
-    clusters = first_with_same_images(samples)
+    clusters = image_clusters(samples)
     compare = _Comparison(samples, clusters, answers, scores, seed)
     return Evaluation(
         metric=metric,
@@ -152,6 +152,13 @@ def evaluate(
         answers=answers,
         scores=scores,
     )
+
+
+def image_clusters(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the first one with the same images; one without any stands for itself."""
+    first = first_with_same_images(samples)
+    shows = [bool(sample.images or sample.videos) for sample in samples]
+    return [one if seen else i for i, (one, seen) in enumerate(zip(first, shows, strict=True))]
 
 
 def check_labels(samples: Sequence[Sample], metric: str) -> None:
