@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from vflowopt_search.calibration.samples import Sample
-from vflowopt_search.documents import digest
+from vflowopt_search.documents import digest, replace_atomically
 from vflowopt_search.errors import CalibrationError, EvaluationError
 from vflowopt_search.evaluate.answers import Answer, Asking, Strategies, ask, content_of
 from vflowopt_search.evaluate.ledger import Ledger
@@ -215,24 +213,12 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=asdict) + "\n"
     try:
-        _replace_atomically(path, text)
+        replace_atomically(path, text)
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be written ({error.strerror}); make room, or choose another folder "
             "with --output"
         ) from error
-
-
-def _replace_atomically(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
