@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from threading import Event
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage, fail_stale_trials
+from sqlalchemy.exc import OperationalError
 
 from vflowopt_search.heartbeat import Heartbeat
 from vflowopt_search.storage import open_storage
@@ -37,3 +39,31 @@ def test_a_journal_wants_no_signs_of_life(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "study.journal")
     with Heartbeat(storage) as heartbeat:
         heartbeat.add(7)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        optuna.exceptions.StorageInternalError("busy"),
+        OperationalError("update", {}, Exception("locked")),
+    ],
+)
+def test_a_database_that_fails_once_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    assert isinstance(storage, RDBStorage)
+    storage.heartbeat_interval = 1
+    signs, again = [], Event()
+
+    def fails_at_second(trial_id: int) -> None:
+        signs.append(trial_id)
+        if len(signs) == 2:
+            raise error
+        if len(signs) == 3:
+            again.set()
+
+    monkeypatch.setattr(storage, "record_heartbeat", fails_at_second)
+    with Heartbeat(storage) as heartbeat:
+        heartbeat.add(7)
+        assert again.wait(10)

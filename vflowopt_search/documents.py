@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from vflowopt_search.errors import VFlowOptError
+
+DIGITS = 16
+"""Of a SHA-256, in hex: enough to tell things of one kind apart."""
 
 
 class Value(BaseModel):
@@ -77,6 +83,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def digest(content: Any) -> str:
+    """A short fingerprint of plain values."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
 def parse_json(text: str) -> Any:
     """Plain values of a JSON text.
 
@@ -132,14 +144,24 @@ def read_yaml(path: Path, refusal: type[VFlowOptError]) -> Any:
         raise refusal(f"{path} is not readable YAML ({reason}); correct the file") from error
 
 
-def replace_atomically(target: Path, text: str) -> None:
-    """Write beside `target`, flush to disk, then rename over it."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+def replace_atomically(target: Path, content: str | bytes) -> None:
+    """Write beside `target`, flush to disk, then rename over it; text becomes UTF-8."""
+    with draft_of(target) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def draft_of(target: Path) -> Iterator[Path]:
+    """A file to be written beside `target`; when the block ends well, it takes its place.
+
+    Every draft has a name of its own, so that two processes may write the same file: one of the
+    two is then there, whole.
+    """
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield draft
+        with draft.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.replace(target)
+        draft.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)

@@ -6,12 +6,14 @@ Optuna gives them under `study.optimize` only, to one trial at a time; rounds ar
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from threading import Event, Thread
 from types import TracebackType
 
 from optuna import Study
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials
+from sqlalchemy.exc import SQLAlchemyError
 
 
 class Heartbeat:
@@ -50,8 +52,10 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._end.wait(self._interval):
-            for trial_id in tuple(self._trials):
-                self._record(trial_id)
+            # a database that is busy or away for a moment is asked again at the next interval
+            with suppress(StorageInternalError, SQLAlchemyError):
+                for trial_id in tuple(self._trials):
+                    self._record(trial_id)
 
     def _record(self, trial_id: int) -> None:
         assert self._storage is not None  # else there is no interval

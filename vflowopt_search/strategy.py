@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from vflowopt_search.documents import Value, complaint, parse_json, replace_atomically
+from vflowopt_search.documents import Value, complaint, digest, parse_json, replace_atomically
 from vflowopt_search.errors import StrategyError, VFlowOptError
 
 FORMAT: Final = "vflowopt-strategy/1"
@@ -260,6 +260,15 @@ class Strategy(StrategyPart):
             return cls.model_validate(content)
         except ValidationError as error:
             raise StrategyError(f"{source}: {complaint(error)}") from None
+
+    def content(self) -> dict[str, Any]:
+        """What decides what is pruned: all but the name, the claims and the origin."""
+        left_out = {"name", "model", "budget", "provenance"}
+        return self.model_dump(mode="json", exclude_none=True, exclude=left_out)
+
+    def content_sha256(self) -> str:
+        """Fingerprint of the content, shortened: the same strategy under whatever name."""
+        return digest(self.content())
 
     def to_json(self) -> str:
         """The file's text; every float reads back as the same float, nulls are left out."""

@@ -46,6 +46,7 @@ def found() -> Benchmark:
 def test_there_is_a_row_for_every_batch_and_resolution(found: Benchmark) -> None:
     kinds = [(row.batch_size, row.width, row.height) for row in found.rows]
     assert kinds == [(1, 56, 56), (3, 56, 56), (1, 40, 80), (3, 40, 80)]
+    assert found.strategy_sha256 == STRATEGY.content_sha256()
     assert found.model == "tiny" and found.model_type == "llava_onevision"
     assert (found.new_tokens, found.repeats, found.dtype) == (3, 3, "float32")
 

@@ -23,6 +23,7 @@ from vflowopt_search.evaluate.evaluation import (
     Evaluation,
     check_labels,
     evaluate,
+    image_clusters,
     write_evaluation,
 )
 from vflowopt_search.evaluate.ledger import Ledger
@@ -94,6 +95,12 @@ def test_accuracy_is_counted_by_group() -> None:
     assert some.retained is not None and 0.2 < some.retained < 0.5
     assert some.speed is not None and some.speed > 0
     assert seen[-1] == (21, 21)
+
+
+def test_questions_without_images_are_clusters_of_their_own() -> None:
+    one, two, *_ = small_set().samples
+    words = [replace(one, id=name, images=(), videos=(), turns=()) for name in "ab"]
+    assert image_clusters([one, words[0], two, words[1], one]) == [0, 1, 2, 3, 0]
 
 
 def test_the_worst_group_keeps_least() -> None:

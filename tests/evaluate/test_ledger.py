@@ -29,16 +29,52 @@ def test_what_was_kept_is_known_again(tmp_path: Path) -> None:
     assert len((tmp_path / "new" / "kept.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_line_that_was_cut_off_is_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [2, 7, 24])
+def test_a_line_that_was_cut_off_is_forgotten(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "kept.jsonl"
     heading = written(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-7])
+    torn = path.read_bytes()[:-cut]
+    path.write_bytes(torn)
     again = Ledger(path)
     assert again.known(heading, "a") == {"text": "réd"}
     assert again.known(heading, "b") is None
+    assert path.read_bytes() == torn  # another process may be about to write the rest
     again.add(heading, {"b": {"text": ""}})
-    assert path.read_bytes() == whole
+    assert Ledger(path).known(heading, "b") == {"text": ""}
+    assert path.read_bytes().startswith(torn + b"\n{")
+
+
+def test_a_line_cut_inside_a_letter_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    heading = written(path)
+    path.write_bytes(path.read_bytes().partition(b"\xc3")[0] + b"\xc3")
+    again = Ledger(path)
+    assert again.known(heading, "a") is None
+    again.add(heading, {"a": {"text": "réd"}})
+    assert Ledger(path).known(heading, "a") == {"text": "réd"}
+
+
+def test_a_heading_cut_behind_an_inner_brace_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    content = {"strategy": {"stages": {"layer": 3}}, "tokens": 8}
+    name = Ledger(path).heading(content)
+    path.write_bytes(path.read_bytes().partition(b"}")[0] + b"}")
+    again = Ledger(path)
+    assert again.heading(content) == name
+    assert json.loads(path.read_text().splitlines()[-1]) == {"heading": name, **content}
+
+
+def test_a_line_that_another_process_is_writing_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    heading = written(path)
+    whole = path.read_bytes()
+    with path.open("ab") as other:
+        line = b'{"under": "' + heading.encode() + b'", "item": "c", "text": "x"}\n'
+        other.write(line[:20])
+        other.flush()
+        Ledger(path)
+        other.write(line[20:])
+    assert path.read_bytes() == whole + line
 
 
 @pytest.mark.parametrize("line", ["no json", "[1]", '{"item": "a"}', '{"under": 1}', '"x"'])

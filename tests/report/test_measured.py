@@ -8,13 +8,14 @@ import pytest
 
 from tests.fake_study import fake_run
 from vflowopt_search.report.facts import FOUND, results
-from vflowopt_search.report.measured import accuracy_of, speed_of
+from vflowopt_search.report.measured import Measured, accuracy_of, speed_of
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.sections import sections
 
 
-def evaluation(kept: Any) -> dict[str, Any]:
+def evaluation(kept: Any, sha256: str | None = None) -> dict[str, Any]:
     result = {"name": "fake", "accuracy": 0.72, "kept": kept, "agreement": 0.8}
+    result |= {"strategy_sha256": sha256, "retained": 0.25}
     return {"format": "vflowopt-evaluation/1", "unpruned": 0.9, "strategies": [result]}
 
 
@@ -37,19 +38,21 @@ KEPT = {"value": 0.8, "low": 0.75, "high": 0.85}
 
 def test_accuracy_is_told_of_each_strategy_and_of_the_whole_model() -> None:
     assert accuracy_of(evaluation(KEPT)) == {
-        "unpruned": {"accuracy": 0.9, "accuracy_kept": 1.0},
-        "fake": {"accuracy": 0.72, "accuracy_kept": 0.8, "accuracy_range": (0.75, 0.85)},
+        "unpruned": Measured({"accuracy": 0.9, "accuracy_kept": 1.0}),
+        "fake": Measured(
+            {"accuracy": 0.72, "accuracy_kept": 0.8, "accuracy_range": (0.75, 0.85)}, None, 0.25
+        ),
     }
-    assert accuracy_of(evaluation(None))["fake"]["accuracy_kept"] is None
+    assert accuracy_of(evaluation(None))["fake"].values["accuracy_kept"] is None
 
 
 def test_speed_is_told_of_the_largest_prompt_that_both_could_answer() -> None:
     told = speed_of(benchmark(row(100, 1.5), row(700, 2.5), row(900, 9.0, ran=False)))
     assert told == {
-        "unpruned": {"speedup": 1.0, "kv_bytes": 4 * 2**20},
-        "fake": {"speedup": 2.5, "kv_bytes": 512 * 2**10},
+        "unpruned": Measured({"speedup": 1.0, "kv_bytes": 4 * 2**20}),
+        "fake": Measured({"speedup": 2.5, "kv_bytes": 512 * 2**10}),
     }
-    assert speed_of(benchmark(row(700, None)))["fake"]["speedup"] is None
+    assert speed_of(benchmark(row(700, None)))["fake"].values["speedup"] is None
 
 
 @pytest.mark.parametrize("content", [{}, {"format": "vflowopt-evaluation/2"}, benchmark()])
@@ -71,3 +74,39 @@ def test_both_stand_in_the_summary() -> None:
     told = "".join(section.before for section in sections(run, 0))
     for words in ("80.0%", "75.0% to 85.0%", "2.50 x", "512.0 KiB", "4.0 MiB"):
         assert words in told
+
+
+def test_what_was_measured_of_another_strategy_of_this_name_is_left_out() -> None:
+    """More trials found another best; its study, and so its name, stayed the same."""
+    outcome = fake_run(total=3)
+    assert outcome.best is not None
+    for sha256, accuracy, speedup in (
+        (outcome.best.content_sha256(), 0.72, 2.5),
+        ("0" * 16, None, None),
+    ):
+        run = Run(
+            outcome.study,
+            outcome.best,
+            evaluation=evaluation(KEPT, sha256),
+            benchmark=benchmark(row(700, 2.5)) | {"strategy_sha256": sha256},
+        )
+        told = {result.name: result for result in results(run)}
+        assert set(told) == {"unpruned", FOUND}
+        assert (told[FOUND].accuracy, told[FOUND].speedup) == (accuracy, speedup)
+        assert told["unpruned"].accuracy == 0.9
+
+
+@pytest.mark.parametrize(("retained", "accuracy"), [(0.255, 0.6), (0.5, None)])
+def test_a_plain_strategy_at_another_budget_is_left_out(
+    retained: float, accuracy: float | None
+) -> None:
+    outcome = fake_run(total=3)
+    plain = {"name": "random", "accuracy": 0.6, "kept": None, "retained": retained}
+    measured = evaluation(KEPT) | {"strategies": [plain]}
+    run = Run(outcome.study, outcome.best, {"random": 2.0}, evaluation=measured)
+    told = next(result for result in results(run) if result.name == "random")
+    assert (told.retained, told.accuracy, told.divergence) == (0.25, accuracy, 2.0)
+    # nothing else has its name: then it stands alone, at its own budget
+    alone = Run(outcome.study, outcome.best, evaluation=measured)
+    told = next(result for result in results(alone) if result.name == "random")
+    assert (told.retained, told.accuracy) == (retained, 0.6)

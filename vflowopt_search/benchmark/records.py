@@ -110,6 +110,8 @@ class Benchmark(Part):
     """Version of this file."""
     strategy: str
     """Name of the strategy."""
+    strategy_sha256: str | None = None
+    """Fingerprint of what it prunes, shortened; null in files of before it was written."""
     model: str
     """What was loaded."""
     model_type: str

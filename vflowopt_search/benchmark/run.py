@@ -57,6 +57,7 @@ def benchmark(
         raise BenchmarkError(nothing_removed(strategy))
     return Benchmark(
         strategy=strategy.name,
+        strategy_sha256=strategy.content_sha256(),
         model=name or str(getattr(adapter.config, "_name_or_path", "")) or adapter.model_type,
         model_type=adapter.model_type,
         random_weights=random_weights,

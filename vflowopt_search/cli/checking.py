@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import __version__
+from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import CacheError
 
 if TYPE_CHECKING:
@@ -71,11 +71,9 @@ def _key(adapter: Adapter) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        replace_atomically(path, text)
     except OSError as error:
         raise CacheError(
             f"the cache folder {path.parent} cannot be written ({error}); "

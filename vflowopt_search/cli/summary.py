@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vflowopt_search import run_folder
 from vflowopt_search.cli.comparison import Row
 from vflowopt_search.cli.job import Job
+from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Summary:
             StudyError: the folder cannot be written to.
         """
         try:
-            (folder / FILE).write_text(self.to_json(), encoding="utf-8")
+            replace_atomically(folder / FILE, self.to_json())
         except OSError as error:
             raise StudyError(
                 f"{folder / FILE} cannot be written ({error.strerror}); make room or choose "

@@ -102,10 +102,7 @@ def facts_of(model: nn.Module, name: str | None = None) -> ModelFacts:
 
 def content_of(strategy: Strategy | None) -> dict[str, Any] | None:
     """What of a strategy decides what is pruned: all but its name, its claims and its origin."""
-    if strategy is None:
-        return None
-    left_out = {"name", "model", "budget", "provenance"}
-    return strategy.model_dump(mode="json", exclude_none=True, exclude=left_out)
+    return None if strategy is None else strategy.content()
 
 
 def item_of(sample: Sample) -> str:

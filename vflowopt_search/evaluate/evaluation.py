@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +10,10 @@ from statistics import median
 from typing import Any, Final
 
 from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.documents import digest, replace_atomically
 from vflowopt_search.errors import CalibrationError, EvaluationError
 from vflowopt_search.evaluate.answers import Answer, Asking, Strategies, ask, content_of
-from vflowopt_search.evaluate.ledger import Ledger, digest
+from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.metrics import metric_named, option_meant
 from vflowopt_search.evaluate.statistics import Interval, PairedTest, paired_test, ratio_interval
 from vflowopt_search.evaluate.words import normalised
@@ -136,7 +135,7 @@ def evaluate(
     everyone = {UNPRUNED: None, **strategies}
     answers = ask(asking, samples, everyone, ledger or Ledger(), progress)
     scores = {name: scored(metric, samples, given) for name, given in answers.items()}
-    clusters = first_with_same_images(samples)
+    clusters = image_clusters(samples)
     compare = _Comparison(samples, clusters, answers, scores, seed)
     return Evaluation(
         metric=metric,
@@ -151,6 +150,13 @@ def evaluate(
         answers=answers,
         scores=scores,
     )
+
+
+def image_clusters(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the first one with the same images; one without any stands for itself."""
+    first = first_with_same_images(samples)
+    shows = [bool(sample.images or sample.videos) for sample in samples]
+    return [one if seen else i for i, (one, seen) in enumerate(zip(first, shows, strict=True))]
 
 
 def check_labels(samples: Sequence[Sample], metric: str) -> None:
@@ -207,24 +213,12 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=asdict) + "\n"
     try:
-        _replace_atomically(path, text)
+        replace_atomically(path, text)
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be written ({error.strerror}); make room, or choose another folder "
             "with --output"
         ) from error
-
-
-def _replace_atomically(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,21 @@
 
 A *heading* line says once what a number of measurements have in common (strategy, weights,
 settings); each later line is one measured item under its heading. A kill loses the line that was
-being written and no other.
+being written and no other: what is no whole JSON is skipped, and reading changes nothing, since
+another process may be writing that very line.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from vflowopt_search.documents import digest
 from vflowopt_search.errors import EvaluationError
-
-DIGITS = 16  # of a SHA-256, in hex: enough to tell headings and items apart
 
 
 class Ledger:
@@ -68,8 +67,8 @@ class Ledger:
         )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self.path.open("a+b") as file:
+                file.write(_line_end(file) + text.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -80,14 +79,12 @@ class Ledger:
 
     def _read(self, path: Path) -> None:
         try:
-            content = path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(path, whole)  # a line that a kill cut off
-            lines = content[:whole].decode("utf-8").split("\n")[:-1]
-        except (OSError, UnicodeDecodeError) as error:
+            lines = path.read_bytes().split(b"\n")[:-1]  # the last is empty or torn
+        except OSError as error:
             raise EvaluationError(f"{path} cannot be read ({error}); remove it") from error
         for number, line in enumerate(lines, start=1):
+            if _is_torn(line):
+                continue
             try:
                 self._file(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,7 +100,20 @@ class Ledger:
         self._items[line.pop("under")][line.pop("item")] = line
 
 
-def digest(content: Any) -> str:
-    """A short fingerprint of plain values."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+def _line_end(file: IO[bytes]) -> bytes:
+    """What ends a line that a kill cut off; nothing where the file ends in a whole one."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether this is the beginning of a line of ours: a mapping that was never closed."""
+    if not line.startswith(b"{"):
+        return not line
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False

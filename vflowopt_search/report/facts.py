@@ -11,13 +11,15 @@ from optuna.trial import FrozenTrial
 from vflowopt_search import trials
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.outcome import VERSIONS
-from vflowopt_search.report.measured import accuracy_of, speed_of
+from vflowopt_search.report.measured import UNPRUNED, Measured, accuracy_of, speed_of
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.words import METRICS
 from vflowopt_search.strategy import Objective, Strategy
 from vflowopt_search.trials import best_full, outcome_of, value_of
 
 FOUND = "found"
+SAME_BUDGET = 0.01
+"""Shares of visual tokens that differ by more are not of one budget; whole tokens differ less."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ def results(run: Run) -> list[Result]:
     for name, values in _compared(run.summary, best).items():
         rows[name] = values | rows.get(name, {})
     for measured in (accuracy_of(run.evaluation), speed_of(run.benchmark)):
-        for name, values in measured.items():
-            # other commands know the found strategy by the name in its file
-            known = FOUND if run.strategy is not None and name == run.strategy.name else name
-            rows.setdefault(known, {}).update(values)
-    ordered = sorted(rows, key=lambda name: {"unpruned": 0, FOUND: 1}.get(name, 2))
+        for name, found in measured.items():
+            if _belongs(run, name, found, known=name in rows):
+                row = rows.setdefault(FOUND if _is_found(run, name) else name, {})
+                row.update(found.values)
+                row.setdefault("retained", found.retained)
+    ordered = sorted(rows, key=lambda name: {UNPRUNED: 0, FOUND: 1}.get(name, 2))
     return [Result(name, **rows[name]) for name in ordered]
 
 
@@ -84,6 +87,24 @@ def facts(run: Run) -> dict[str, str]:
         ),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _is_found(run: Run, name: str) -> bool:
+    """Whether other commands mean the found strategy: they know it by the name in its file."""
+    return run.strategy is not None and name == run.strategy.name
+
+
+def _belongs(run: Run, name: str, measured: Measured, *, known: bool) -> bool:
+    """Whether a measurement is of the row that has its name.
+
+    More trials find another best under the same name, and a plain strategy has the same name at
+    every budget.
+    """
+    if run.strategy is not None and _is_found(run, name):
+        return measured.strategy_sha256 in (None, run.strategy.content_sha256())
+    if name == UNPRUNED or not known or run.retain is None or measured.retained is None:
+        return True
+    return abs(measured.retained - run.retain) <= SAME_BUDGET
 
 
 def _objective(strategy: Strategy | None) -> Objective | None:

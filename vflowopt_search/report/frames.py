@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from vflowopt_search import trials
 from vflowopt_search.budget import alive_ratios
+from vflowopt_search.documents import draft_of
 from vflowopt_search.outcome import strategy_of
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import Outcome, best_full, is_full, outcome_of, value_of
@@ -158,9 +159,8 @@ def trials_frame(study: Study) -> pd.DataFrame:
 
 def write_trials(study: Study, path: str | Path) -> None:
     """Write the table of all trials as Parquet, whole or not at all."""
-    beside = Path(path).with_name(f".{Path(path).name}.tmp")
-    trials_frame(study).to_parquet(beside, index=False)
-    beside.replace(path)
+    with draft_of(Path(path)) as draft:
+        trials_frame(study).to_parquet(draft, index=False)
 
 
 def measured_trials(study: Study) -> list[FrozenTrial]:

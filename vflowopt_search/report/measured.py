@@ -1,32 +1,53 @@
 """Accuracy and speed that other commands measured, as rows beside the divergences.
 
 The files are those of `evaluate` (`vflowopt-evaluation/1`) and `bench` (`vflowopt-benchmark/1`).
-What is not there, or of another version, gives no row.
+What is not there, or of another version, gives no row. Names of strategies outlive what they
+prune: whoever puts a row beside others compares its fingerprint and its share of tokens first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 EVALUATION = "vflowopt-evaluation/1"
 BENCHMARK = "vflowopt-benchmark/1"
 UNPRUNED = "unpruned"
-Rows = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one command measured of one strategy.
+
+    Attributes:
+        values: fields of a row of the report.
+        strategy_sha256: fingerprint of what was pruned; None where the file does not tell.
+        retained: share of the visual tokens alive, as it happened; None where it is not known.
+    """
+
+    values: dict[str, Any]
+    strategy_sha256: str | None = None
+    retained: float | None = None
+
+
+Rows = dict[str, Measured]
 
 
 def accuracy_of(evaluation: Mapping[str, Any]) -> Rows:
     """Accuracy by strategy and of the whole model, and the share of the latter that is kept."""
     if evaluation.get("format") != EVALUATION:
         return {}
-    rows: Rows = {UNPRUNED: {"accuracy": evaluation["unpruned"], "accuracy_kept": 1.0}}
+    rows: Rows = {UNPRUNED: Measured({"accuracy": evaluation["unpruned"], "accuracy_kept": 1.0})}
     for result in evaluation["strategies"]:
         kept = result["kept"]
-        rows[result["name"]] = {
+        values = {
             "accuracy": result["accuracy"],
             "accuracy_kept": None if kept is None else kept["value"],
             "accuracy_range": None if kept is None else (kept["low"], kept["high"]),
         }
+        sha256, retained = result.get("strategy_sha256"), result.get("retained")
+        rows[result["name"]] = Measured(values, sha256, retained)
     return rows
 
 
@@ -37,10 +58,12 @@ def speed_of(benchmark: Mapping[str, Any]) -> Rows:
         return {}
     row = max(measured, key=lambda row: (row["visual_tokens"], -row["batch_size"]))
     speed_up = row["first_token_speed_up"]
+    values = {
+        "speedup": None if speed_up is None else speed_up["median"],
+        "kv_bytes": row["pruned"]["kv_bytes"],
+    }
+    sha256, retained = benchmark.get("strategy_sha256"), row.get("retained")
     return {
-        UNPRUNED: {"speedup": 1.0, "kv_bytes": row["unpruned"]["kv_bytes"]},
-        benchmark["strategy"]: {
-            "speedup": None if speed_up is None else speed_up["median"],
-            "kv_bytes": row["pruned"]["kv_bytes"],
-        },
+        UNPRUNED: Measured({"speedup": 1.0, "kv_bytes": row["unpruned"]["kv_bytes"]}),
+        benchmark["strategy"]: Measured(values, sha256, retained),
     }

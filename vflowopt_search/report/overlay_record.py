@@ -16,7 +16,7 @@ from zlib import crc32
 from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 
-from vflowopt_search.documents import Value, complaint
+from vflowopt_search.documents import Value, complaint, replace_atomically
 from vflowopt_search.errors import StudyError, VFlowOptError
 from vflowopt_search.strategy import Strategy
 
@@ -143,8 +143,8 @@ def save_overlays(overlays: Overlays, pictures: Pictures, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pictures.items():
-        _write(folder / name, content)
-    _write(folder / FILE, overlays.model_dump_json().encode() + b"\n")
+        replace_atomically(folder / name, content)
+    replace_atomically(folder / FILE, overlays.model_dump_json().encode() + b"\n")
     for old in folder.glob("*.webp"):
         if old.name not in pictures:
             old.unlink()
@@ -166,9 +166,3 @@ def load_overlays(folder: Path) -> Overlays | None:
         raise StudyError(
             f"{file} cannot be read: {told}; remove the folder {folder} and record it again"
         ) from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(content)
-    beside.replace(path)

@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from vflowopt_search.documents import replace_atomically
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.sections import TABS, Section, sections
 from vflowopt_search.report.several import named
@@ -47,9 +48,7 @@ def write_report(runs: Run | Sequence[Run], path: str | Path, *, title: str | No
         **_body(chosen),
         plotly=_plotly(),
     )
-    beside = Path(path).with_name(f".{Path(path).name}.tmp")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    replace_atomically(Path(path), page)
 
 
 def _body(runs: Sequence[Run]) -> dict[str, str]:
