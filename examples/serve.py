@@ -171,11 +171,12 @@ class Server:
             raise HTTPException(400, str(error)) from error
         prompt = reply.text_tokens + reply.visual_tokens
         cost = asdict(reply)
+        ended = "stop" if cost.pop("ended") else "length"
         message = {"role": "assistant", "content": cost.pop("text").strip()}
         return {
             "object": "chat.completion",
             "model": self.name,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": message, "finish_reason": ended}],
             "usage": {"prompt_tokens": prompt, "completion_tokens": reply.new_tokens},
             "pruning": cost | {"answered_together": together},
         }

@@ -147,6 +147,17 @@ def test_a_bad_request_is_refused_and_does_not_spoil_others(address: str) -> Non
     assert content["usage"]["completion_tokens"] <= 2
 
 
+def test_an_answer_that_was_cut_off_says_so(address: str) -> None:
+    words = [{"role": "user", "content": "how many objects are there ?"}]
+    _, whole = post(address, messages=words, max_tokens=MAX_TOKENS)
+    tokens = whole["usage"]["completion_tokens"]
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    for limit, reason in ((tokens, "stop"), (tokens - 1, "length")):
+        _, answered = post(address, messages=words, max_tokens=limit)
+        assert answered["choices"][0]["finish_reason"] == reason
+        assert answered["usage"]["completion_tokens"] == limit
+
+
 def test_health_names_model_and_strategy(address: str) -> None:
     with urlopen(f"{address}/health") as response:
         assert json.load(response) == {"model": "testbed", "strategy": "quickstart"}

@@ -31,6 +31,7 @@ class Reply:
     Attributes:
         text: the answer, without special tokens.
         new_tokens: tokens of the answer, its end included.
+        ended: whether the model ended it; else it was cut off at `max_new_tokens`.
         text_tokens: tokens of the prompt that are not visual, padding left out.
         visual_tokens: visual tokens of the prompt, before pruning.
         tokens_per_layer: visual tokens that each decoder layer held.
@@ -41,6 +42,7 @@ class Reply:
 
     text: str
     new_tokens: int
+    ended: bool
     text_tokens: int
     visual_tokens: int
     tokens_per_layer: tuple[int, ...]
@@ -149,17 +151,17 @@ class Host:
             )
         return ids
 
-    def _length(self, new_T: Tensor) -> int:
-        """Tokens of an answer up to its end, which is counted."""
+    def _length(self, new_T: Tensor) -> tuple[int, bool]:
+        """Tokens of an answer up to its end, which is counted, and whether it has one."""
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         for place, token in enumerate(new_T.tolist()):
             if token in ends:
-                return place + 1
-        return len(new_T)
+                return place + 1, True
+        return len(new_T), False
 
     def _replies(
-        self, inputs: Any, cache: Any, texts: Sequence[str], lengths: Sequence[int]
+        self, inputs: Any, cache: Any, texts: Sequence[str], lengths: Sequence[tuple[int, bool]]
     ) -> list[Reply]:
         visual_B = self._visual_tokens(inputs["input_ids"])
         text_B = (inputs["attention_mask"].sum(1).cpu() - torch.tensor(visual_B)).tolist()
@@ -168,11 +170,13 @@ class Host:
         total = allocated_bytes(cache)
         replies = []
         for row, text in enumerate(texts):
-            held = text_B[row] + lengths[row] - 1  # the last token is never put into the cache
+            new, ended = lengths[row]
+            held = text_B[row] + new - 1  # the last token is never put into the cache
             replies.append(
                 Reply(
                     text=text,
-                    new_tokens=lengths[row],
+                    new_tokens=new,
+                    ended=ended,
                     text_tokens=text_B[row],
                     visual_tokens=visual_B[row],
                     tokens_per_layer=kept[row],
