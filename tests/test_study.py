@@ -231,7 +231,7 @@ def test_a_foreign_study_is_refused() -> None:
     storage = InMemoryStorage()
     foreign = optuna.create_study(storage=storage, study_name="fake")
     foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    with pytest.raises(StudyError, match="was made with calibration None"):
+    with pytest.raises(StudyError, match="was made with metric None"):
         fake_run(storage=storage)
 
 

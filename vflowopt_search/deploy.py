@@ -6,6 +6,7 @@ with pruned(model, Strategy.load("strategy.json")) as applied:
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -98,6 +99,8 @@ class Handle:
     def __init__(self, stack: ExitStack, applied: Applied) -> None:
         self._stack = stack
         self._applied = applied
+        # a program that ends without taking it off must not have it fall off while Python closes
+        atexit.register(self.remove)
 
     @property
     def last(self) -> LastPrefill | None:
@@ -106,6 +109,7 @@ class Handle:
 
     def remove(self) -> None:
         """Take the strategy off the model; a second call does nothing."""
+        atexit.unregister(self.remove)
         self._stack.close()
 
 

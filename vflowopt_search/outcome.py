@@ -32,6 +32,8 @@ from vflowopt_search.trials import (
 
 CONTEXT = "context"
 """Study attribute: all that the results depend on; a study is resumed with the same only."""
+TYPED = ("metric", "model", "racing", "retain", "samples", "sampler", "seed", "trials_per_batch")
+"""Those parts of the context that a user types."""
 VERSIONS = "versions"
 """Study attribute: the packages that began it; said, not compared."""
 
@@ -152,7 +154,8 @@ def claim_context(study: Study, given: Mapping[str, str]) -> None:
         study.set_user_attr(VERSIONS, versions())
         return
     stored = study.user_attrs.get(CONTEXT, {})
-    for field in sorted({*stored, *given}):
+    # what was typed says more than the fingerprints that follow from it
+    for field in sorted({*stored, *given}, key=lambda name: (name not in TYPED, name)):
         if stored.get(field) != given.get(field):
             raise StudyError(
                 f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "

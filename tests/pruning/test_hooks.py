@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -95,3 +97,15 @@ def test_two_handles_may_be_removed_in_any_order() -> None:
     assert second.last is not None
     assert second.last.tokens_per_layer[0][0] < second.last.visual_tokens[0]
     second.remove()
+
+
+def test_a_program_that_ends_with_a_strategy_on_ends_in_silence() -> None:
+    program = (
+        "from tests.tiny import tiny_model;"
+        "from tests.pruning.oracle import strategy_of;"
+        "from vflowopt_search import prune;"
+        "prune(tiny_model('llava'), strategy_of((0, 0.5), scores=['random']));"
+        "print('done')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")

@@ -48,6 +48,8 @@ def prepare(job: Job, shown: Display) -> Prepared:
     space = SearchSpace.load(job.recipe.space)
     shown.phase("reading calibration samples")
     calibration = chosen_samples(job)
+    if calibration.note:
+        shown.phase(f"note: {calibration.note}")
     shown.phase(f"loading {job.source.name}")
     from vflowopt_search.reference.cache import default_cache
 

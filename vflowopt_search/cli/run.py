@@ -141,7 +141,8 @@ def compare(
     from vflowopt_search.baselines import baseline_strategies
 
     best = _best(outcome)
-    with_accuracy = job.accuracy and job.source.model == SHIPPED and not job.source.random_init
+    shipped = job.source.model == job.recipe.calibration == SHIPPED and not job.source.random_init
+    with_accuracy = job.accuracy and shipped
     known = earlier_comparison(job.output, best, with_accuracy=with_accuracy)
     if known is not None:
         return known
