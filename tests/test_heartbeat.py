@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from threading import Event
@@ -37,8 +38,10 @@ def test_trials_of_a_round_give_signs_of_life_until_it_ends(tmp_path: Path) -> N
 
 def test_a_journal_wants_no_signs_of_life(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "study.journal")
+    threads = threading.active_count()
     with Heartbeat(storage) as heartbeat:
-        heartbeat.add(7)
+        heartbeat.add(7)  # there is no such trial, and nobody asks for it
+        assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize(
