@@ -104,7 +104,7 @@ def test_a_program_that_ends_with_a_strategy_on_ends_in_silence() -> None:
         "from tests.tiny import tiny_model;"
         "from tests.pruning.oracle import strategy_of;"
         "from vflowopt_search import prune;"
-        "prune(tiny_model('llava'), strategy_of((0, 0.5), scores=['random']));"
+        "handle = prune(tiny_model('llava'), strategy_of((0, 0.5), scores=['random']));"
         "print('done')"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
