@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vflowopt_search.ops.dispatch import text_attention
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.forward import Forward, StagedPrefill, dense_deepstack, tokens_at
-from vflowopt_search.pruning.hooks import Switched, after, before, eagerly, forward_of
+from vflowopt_search.pruning.hooks import OfOneModel, Switched, after, before, eagerly, forward_of
 from vflowopt_search.pruning.inputs import (
     brings_features,
     ids_of,
@@ -51,7 +51,7 @@ from vflowopt_search.pruning.training import Labels
 CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
 
 
-class Engine(ABC):
+class Engine(OfOneModel, ABC):
     """Hooks on one model; what they prune is said by `prefill`.
 
     The state of a prompt lives on its cache; between hooks of a single forward it is held here,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from threading import Lock, get_ident
 from threading import enumerate as enumerate_threads
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
+from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.forward import RUN, Forward
 
 
@@ -22,6 +23,16 @@ def before(stack: ExitStack, module: nn.Module, hook: Any) -> None:
 def after(stack: ExitStack, module: nn.Module, hook: Any) -> None:
     """Call `hook` after every forward of `module`, also a failed one, until the stack ends."""
     stack.callback(module.register_forward_hook(hook, always_call=True).remove)
+
+
+class OfOneModel:
+    """What hooks belong to: in a copy of their model they would go on reading the first one."""
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnsupportedError(
+            "a pruned model cannot be copied or pickled, for its hooks belong to this one; take "
+            "the strategy off, copy, and prune the copy (`save_pretrained` works as it is)"
+        )
 
 
 class Switched:
