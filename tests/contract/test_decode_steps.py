@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BatchFeature
+from torch import Tensor
+from transformers import BatchFeature, DynamicCache
 
 from tests.contract.models import inputs_of, model_of
 from tests.contract.oracle import NEW_TOKENS, generate, masked_logits
@@ -82,6 +83,49 @@ def test_seeing_padding_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gap(name, strategy(name), "sdpa", torch.float32) > 0.1
 
 
+def said_by(
+    model: Any, inputs: BatchFeature, turns_BT: list[Tensor], padding: int = 0, **given: Any
+) -> list[Tensor]:
+    """Last logits after a prompt and after each of some turns; -1 becomes a `padding` token."""
+    mask_BS = inputs["attention_mask"]
+    with torch.inference_mode():
+        found = model(**inputs, use_cache=True, logits_to_keep=1, **given)
+        logits = [found.logits[:, -1]]
+        for turn_BT in turns_BT:
+            mask_BS = torch.cat([mask_BS, (turn_BT >= 0).long()], dim=1)
+            found = model(
+                input_ids=torch.where(turn_BT < 0, padding, turn_BT),
+                attention_mask=mask_BS,
+                past_key_values=found.past_key_values,
+            )
+            logits.append(found.logits[:, -1])
+    return logits
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_padding_of_a_later_turn_stays_hidden(attn: str) -> None:
+    name = "llava_onevision"
+    steps = [torch.full((2, 1), 9)] * 4
+    turns = [*steps, torch.tensor([[9, 10, 11], [-1, 10, 11]]), *steps]
+    model = model_of(name, attn)
+    with pruned(model, strategy(name)):
+        said = [said_by(model, alike(name), turns, padding) for padding in (3, 7)]
+    torch.testing.assert_close(said[0], said[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gemma3-window", "llava", "llama4-chunks", "qwen2_5_vl"])
+def test_a_cache_made_without_the_model(name: str) -> None:
+    model, inputs = model_of(name), first_row(name)
+    steps = [torch.full((1, 1), 9)] * 12
+    config = adapter_for(model).backbone.config
+    with pruned(model, strategy(name)):
+        said = [
+            said_by(model, inputs, steps, past_key_values=cache)
+            for cache in (DynamicCache(config=config), DynamicCache())
+        ]
+    torch.testing.assert_close(said[0], said[1], rtol=0, atol=FP32)
+
+
 def narrow(family: TinyFamily, window: int) -> Any:
     """The family's model with a window of so many tokens."""
     model: Any = family.model()
@@ -94,19 +138,35 @@ def narrow(family: TinyFamily, window: int) -> Any:
     return model
 
 
+def lengths_held(name: str, inputs: BatchFeature) -> list[int]:
+    """Tokens that the first layer and one of the second stage hold of a pruned prompt."""
+    with torch.no_grad(), pruned(model_of(name), strategy(name)) as applied:
+        model_of(name)(**inputs)
+        last = last_of(applied)
+    return [
+        max(t + v[k] for t, v in zip(last.text_tokens, last.tokens_per_layer, strict=True))
+        for k in (0, 3)
+    ]
+
+
+def test_a_window_fills_up_in_a_cache_that_knows_of_none() -> None:
+    name = "gemma3-window"
+    inputs, steps = first_row(name), [torch.full((1, 1), 9)] * 8
+    for length in lengths_held(name, inputs):
+        model = narrow(tiny(name), length + 4)
+        config = adapter_for(model).backbone.config
+        caches = DynamicCache(config=config), DynamicCache()
+        with pruned(model, strategy(name)):
+            said = [said_by(model, inputs, steps, past_key_values=cache) for cache in caches]
+        torch.testing.assert_close(said[0], said[1], rtol=0, atol=FP32)
+
+
 @pytest.mark.parametrize("rows", ["one", "ragged"])
 @pytest.mark.parametrize("new", [2, 4, 6])
 def test_a_window_that_fills_up_while_decoding(new: int, rows: str) -> None:
     name = "gemma3-window"
     inputs = first_row(name) if rows == "one" else inputs_of(name)
-    with torch.no_grad(), pruned(model_of(name), strategy(name)) as applied:
-        model_of(name)(**inputs)
-        last = last_of(applied)
-    held = [
-        max(t + v[k] for t, v in zip(last.text_tokens, last.tokens_per_layer, strict=True))
-        for k in (0, 3)
-    ]
-    for length in held:
+    for length in lengths_held(name, inputs):
         model = narrow(tiny(name), length + new)
         with pruned(model, strategy(name)) as applied:
             steps = generate(model, inputs)

@@ -31,7 +31,7 @@ from vflowopt_search.pruning.inputs import (
     refuse_tokens,
     valid_tokens,
 )
-from vflowopt_search.pruning.masks import LayerMasks, seen_by_last
+from vflowopt_search.pruning.masks import LayerMasks, hiding_nothing, masks_after, seen_by_last
 from vflowopt_search.pruning.positions import positions_after
 from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.scoring import PromptScoring
@@ -251,10 +251,10 @@ class Engine(OfOneModel, ABC):
         if state is None:
             return None
         tail_BQ = mask_after(self._call.get("attention_mask"), state.length)
-        masks = LayerMasks(self.anatomy, cache, tail_BQ=tail_BQ, prompt_masks=state.prompt_masks)
         given, embeds_BQD = kwargs.get("attention_mask"), kwargs["inputs_embeds"]
-        if masks.hide_nothing(state, num_new):
-            mask = masks.hiding_nothing(given, embeds_BQD)
+        masks = masks_after(self.anatomy, state, cache, num_new, tail_BQ)
+        if masks is None:
+            mask = hiding_nothing(self.anatomy, given, embeds_BQD)
         else:
             self._forward = Forward(state, masks, self.later_layers)
             if not state.shortened:

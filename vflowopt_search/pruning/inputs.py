@@ -64,7 +64,8 @@ def ids_of(call: Mapping[str, Any]) -> Tensor:
 
 def brings_features(call: Mapping[str, Any]) -> bool:
     """Whether encoded images or videos were passed to this forward."""
-    return any(one is not None for one in (call.get("mm_encoder_outputs") or {}).values())
+    outputs = call.get("mm_encoder_outputs")
+    return any(one is not None for one in outputs.values()) if outputs else False
 
 
 def mask_after(attention_mask: Any, length: int) -> Tensor | None:

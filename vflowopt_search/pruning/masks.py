@@ -92,13 +92,9 @@ class LayerMasks:
             layers = [(layer, span) for layer, span in layers if span is not None]
         seen = all(self._one_sees_all(layer, span) for layer, span in layers)
         state.grows = state.grows or seen
+        if seen and not layers:
+            state.unmasked = self.implementation
         return seen
-
-    def hiding_nothing(self, given: Any, hidden_BQD: Tensor) -> Any:
-        """A mask for the backbone that hides nothing, whatever number of tokens a layer holds."""
-        eager = self.implementation == "eager"
-        nothing = hidden_BQD.new_zeros(1, 1, 1, 1) if eager else None
-        return dict.fromkeys(given, nothing) if isinstance(given, Mapping) else nothing
 
     def _one_sees_all(self, layer: int, span: int | None) -> bool:
         """Whether one new token may look at every key of a layer, but for padding."""
@@ -179,6 +175,25 @@ class LayerMasks:
         index_BK = segment.index_BK.to(self.blocks_BS.device)
         blocks_BK = self.blocks_BS.gather(1, index_BK)
         return torch.where(segment.valid_BK.to(blocks_BK.device), blocks_BK, -1)
+
+
+def masks_after(
+    anatomy: Anatomy, state: PrunedState, cache: Any, num_new: int, tail_BQ: Tensor | None
+) -> LayerMasks | None:
+    """The masks of tokens behind a pruned prompt, None where they hide nothing."""
+    # no layer's window will fill up: only the new tokens themselves may be padding
+    free = num_new == 1 and state.unmasked == anatomy.backbone.config._attn_implementation
+    if free and (tail_BQ is None or bool(tail_BQ.all())):
+        return None
+    masks = LayerMasks(anatomy, cache, tail_BQ=tail_BQ, prompt_masks=state.prompt_masks)
+    return None if masks.hide_nothing(state, num_new) else masks
+
+
+def hiding_nothing(anatomy: Anatomy, given: Any, hidden_BQD: Tensor) -> Any:
+    """A mask for the backbone that hides nothing, whatever number of tokens a layer holds."""
+    eager = anatomy.backbone.config._attn_implementation == "eager"
+    nothing = hidden_BQD.new_zeros(1, 1, 1, 1) if eager else None
+    return dict.fromkeys(given, nothing) if isinstance(given, Mapping) else nothing
 
 
 def seen_by_last(config: Any, layer: int, valid_BK: Tensor) -> Tensor:

@@ -117,10 +117,11 @@ class Scoring:
 
     def forget_images(self) -> bool:
         """Drop what was recorded or provided; whether there was anything."""
-        forgotten = bool(self.recorder.calls or self._provided)
+        if not self.recorder.calls and not self._provided:
+            return False
         self.recorder.forget()
         self._provided.clear()
-        return forgotten
+        return True
 
     def vision_scores(
         self, row_tokens: Mapping[str, Sequence[int]]

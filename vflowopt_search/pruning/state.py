@@ -70,6 +70,7 @@ class PrunedState:
         shift_B: how far positions moved forward by packing, None for original positions.
         staged: layers whose stage has run.
         grows: whether a decode step found that the layers hold what they were given and no more.
+        unmasked: attention implementation for which a single new token needs no mask, if any.
         prompt_masks: the parts of masks that decode steps share.
     """
 
@@ -79,6 +80,7 @@ class PrunedState:
     shift_B: Tensor | None = None
     staged: set[int] = field(default_factory=set)
     grows: bool = False
+    unmasked: str | None = None
     prompt_masks: dict[Any, Tensor] = field(default_factory=dict)
     _spans: list[tuple[int, int | None]] = field(default_factory=list)
 
@@ -133,7 +135,9 @@ class LogicalLength:
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Tokens that this layer really holds: masks are laid out on these."""
-        return int(self.layers[layer_idx].get_seq_length()) if self.layers else 0
+        # a cache made without a config gets its layers as these are first written
+        held = self.layers[layer_idx : layer_idx + 1]
+        return int(held[0].get_seq_length()) if held else 0
 
 
 def cache_to_fill(backbone: Any, cache: Any, use_cache: bool | None) -> Any:

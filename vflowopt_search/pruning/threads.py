@@ -32,19 +32,22 @@ class PerThread(Generic[T]):
     def __get__(self, instance: object | None, owner: type) -> PerThread[T] | T:
         if instance is None:
             return self
-        own = self._own(instance)
-        if not hasattr(own, "value"):
-            own.value = self._make()
-        value: T = own.value
+        value: T
+        try:  # every decode step comes here, more than once
+            value = instance.__dict__[self._name].value
+        except (KeyError, AttributeError):
+            value = self._own(instance).value = self._make()
         return value
 
     def __set__(self, instance: object, value: T) -> None:
-        self._own(instance).value = value
+        try:
+            instance.__dict__[self._name].value = value
+        except KeyError:
+            self._own(instance).value = value
 
     def _own(self, instance: object) -> Any:
-        found = vars(instance).get(self._name)
         # one `setdefault` cannot be interrupted, so that two threads meet the same object
-        return found or vars(instance).setdefault(self._name, threading.local())
+        return vars(instance).setdefault(self._name, threading.local())
 
 
 def nothing() -> None:
