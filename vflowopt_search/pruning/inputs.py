@@ -51,6 +51,12 @@ def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
     return kinds
 
 
+def placeholder_ids(anatomy: Anatomy) -> list[int]:
+    """Token ids that stand for something other than text, ascending; no answer holds them."""
+    ids = {anatomy.image_token_id, anatomy.video_token_id, *anatomy.refused_tokens}
+    return sorted(token for token in ids if token is not None)
+
+
 def ids_of(call: Mapping[str, Any]) -> Tensor:
     """The token ids of a forward; UnsupportedError without them."""
     ids = call.get("input_ids")
