@@ -103,15 +103,10 @@ def validate(
         VFlowOptError: labels, model or strategies cannot be used.
     """
     check_labels(questions, metric)
+    steps = [_shifted(on_divergence, n, len(chosen)) for n in range(len(chosen))]
     measured = [
-        _measured(
-            objective,
-            calibration,
-            one.strategy,
-            divergences,
-            _shifted(on_divergence, n, len(chosen)),
-        )
-        for n, one in enumerate(chosen)
+        _measured(objective, calibration, one.strategy, divergences, step)
+        for one, step in zip(chosen, steps, strict=True)
     ]
     everyone: dict[str, Strategy | None] = {UNPRUNED: None} | {c.name: c.strategy for c in chosen}
     given = ask(asking, questions, everyone, answers, on_answer)
