@@ -10,7 +10,6 @@ from vflowopt_search.budget import (
     ModelShape,
     VisionShape,
     alive_ratios,
-    check_claim,
     close_budget,
     kept_counts,
     kv_bytes,
@@ -18,9 +17,9 @@ from vflowopt_search.budget import (
     prefill_flops,
     tokens_per_layer,
 )
-from vflowopt_search.errors import BudgetError, StrategyError
+from vflowopt_search.errors import BudgetError
 from vflowopt_search.resources import studies_folder
-from vflowopt_search.strategy import Budget, Importance, Stage, Strategy
+from vflowopt_search.strategy import Stage, Strategy
 
 RATIO = st.floats(min_value=0, max_value=1, exclude_min=True)
 RELATIVE = st.floats(min_value=1e-9, max_value=1)
@@ -216,32 +215,6 @@ def test_a_budget_that_cannot_be_met_names_the_lowest(retain: float) -> None:
 def test_wrong_stages_are_refused(layers: list[int], relative: list[float], sentence: str) -> None:
     with pytest.raises(BudgetError, match=sentence):
         close_budget(layers, relative, 28, 0.5)
-
-
-# --- what a strategy says of itself
-
-
-def claiming(retain: float) -> Strategy:
-    """Half of the tokens in every layer, and what it says of that."""
-    half = (Stage(layer=0, keep_ratio=0.5),)
-    claim = Budget(mean_retained=retain)
-    return Strategy(name="half", importance=Importance(score="random"), stages=half, budget=claim)
-
-
-@pytest.mark.parametrize("retain", [0.4991, 0.5, 0.5009])
-def test_a_claim_holds_to_a_tenth_of_a_per_cent_of_the_tokens(retain: float) -> None:
-    stages = claiming(retain).stages
-    assert abs(mean_retained(stages, DEPTH) - retain) < 1e-3
-    check_claim(claiming(retain), DEPTH)
-
-
-@pytest.mark.parametrize("retain", [0.4989, 0.5011, 0.55, 1.0])
-def test_a_claim_further_off_is_refused(retain: float) -> None:
-    said = (
-        rf"'half' says that it retains {retain:.4f} but its stages keep 0\.5000 on 28 .*; correct"
-    )
-    with pytest.raises(StrategyError, match=said):
-        check_claim(claiming(retain), DEPTH)
 
 
 # --- cost
