@@ -48,6 +48,7 @@ def searched(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert float(rows[name][1]) > 0
     assert all(str(output / name) in text for name in FILES)
     assert f"trials: {TRIALS}/{TRIALS}, best" in result.stderr
+    assert "note: separators are fixed at drop: the model has none" in result.stderr
     return output
 
 

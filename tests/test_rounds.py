@@ -84,6 +84,21 @@ def test_the_total_is_exact(total: int, size: int) -> None:
     assert max(len(names) for names, _ in objective.calls) == min(total, size)
 
 
+def test_every_round_sees_the_samples_in_an_order_of_its_own() -> None:
+    class Listening(FakeObjective):
+        def measure_many(
+            self, strategies: Sequence[Strategy], indices: Sequence[int]
+        ) -> list[list[float]]:
+            seen.extend(indices)
+            return super().measure_many(strategies, indices)
+
+    seen: list[int] = []
+    assert fake_run(Listening(), total=8, racing=False, trials_per_batch=2).finished
+    rounds = [tuple(seen[start : start + 24]) for start in range(0, len(seen), 24)]
+    assert all(sorted(one) == list(range(24)) for one in rounds)
+    assert len(set(rounds)) == len(rounds) == 4
+
+
 def test_trials_know_their_share_of_the_time() -> None:
     outcome = fake_run(FakeObjective(num_samples=8, delay=0.05), total=4, trials_per_batch=4)
     seconds = [trial.user_attrs[trials.SECONDS] for trial in outcome.study.trials]

@@ -83,6 +83,8 @@ def test_another_model_is_refused_by_the_field_that_differs(field: str, value: o
 def test_names_and_fingerprints_of_models_are_not_compared() -> None:
     same = MODEL.model_copy(update={"name": "fine-tuned", "revision": "x", "config_sha256": "0"})
     full_strategy().check_fits(same)
+    with pytest.raises(StrategyError, match="for a model with hidden_size"):
+        full_strategy().check_fits(same.model_copy(update={"hidden_size": 64}))
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,11 @@ def tiny_model(
     """A random model in eval mode; weights are scaled so that its logits differ between inputs."""
     model: PreTrainedModel = _AutoModel.from_config(tiny_config(family), attn_implementation=attn)
     randomise(model, seed)
+    return ready(model, dtype)
+
+
+def ready(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A model in this dtype and in eval mode, that ends and pads as the tiny tokenizers do."""
     for parameter in model.parameters():  # buffers (rotary frequencies) stay in float32
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype

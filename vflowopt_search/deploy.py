@@ -119,7 +119,20 @@ def prune(
     *,
     revision: str | None = None,
 ) -> Handle:
-    """Apply a strategy until `handle.remove()` is called; otherwise as `pruned`."""
+    """Apply a strategy until `handle.remove()` is called.
+
+    Args:
+        model: as in `pruned`.
+        strategy: as in `pruned`.
+        revision: as in `pruned`.
+
+    Returns:
+        A handle; `handle.last` tells of the last prompt, per sample and layer.
+
+    Raises:
+        StrategyError: the file is wrong, or belongs to another model.
+        UnsupportedError: the model cannot do what the strategy asks, or is pruned already.
+    """
     with ExitStack() as stack:
         applied = stack.enter_context(pruned(model, strategy, revision=revision))
         return Handle(stack.pop_all(), applied)

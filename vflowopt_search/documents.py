@@ -10,14 +10,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from vflowopt_search.errors import VFlowOptError
+from vflowopt_search.resources import find_shipped
 
+ValueT = TypeVar("ValueT", bound="Value")
 DIGITS = 16
 """Of a SHA-256, in hex: enough to tell things of one kind apart."""
 
@@ -142,6 +144,19 @@ def read_yaml(path: Path, refusal: type[VFlowOptError]) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise refusal(f"{path} is not readable YAML ({reason}); correct the file") from error
+
+
+def load_shipped(kind: type[ValueT], name_or_path: str | Path, folder: Path) -> ValueT:
+    """The value in a YAML file that is shipped in `folder` by that name, or lies at that path.
+
+    Raises:
+        kind.refusal: no such file, or a wrong one; names file, field and rule.
+    """
+    path = find_shipped(name_or_path, folder, kind.refusal)
+    try:
+        return kind.model_validate(read_yaml(path, kind.refusal))
+    except ValidationError as error:
+        raise kind.refusal(f"{path}: {complaint(error)}") from None
 
 
 def replace_atomically(target: Path, content: str | bytes) -> None:

@@ -34,13 +34,14 @@ from vflowopt_search.reference.along_answer import (
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.placement import settled
+from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
 from vflowopt_search.reference.shelf import cache_folder, map_shelf
 from vflowopt_search.reference.source import Row, SignalSource
 from vflowopt_search.reference.unpruned import Reference, build_reference
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
-from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy import ModelIdentity, PixelScale, Strategy
 
 
 class Room:
@@ -226,23 +227,27 @@ def build_objective(
         answers = build_answers(prepared, reference.key, cache=folder, progress=progress)
     shelf = map_shelf(reference.key, folder, cache_gb)
     maps = AttentionMaps(adapter, processor, calibration.samples, prepared, shelf)
-    facts = ModelFacts(
-        identity=identity_of(model, name),
-        pixels=pixels,
-        vision_layers_available=adapter.vision_layers,
-        packs_positions="packed" in adapter.family.positions,
-        recycles=adapter.knows_grid,
-        scores=adapter.family.scores,
-        has_separators=any(
-            bool(image.grid.separator_N.any()) for s in prepared.samples for image in s.images
-        ),
-    )
     return Objective(
         adapter=adapter,
-        facts=facts,
+        facts=_facts(prepared, identity_of(model, name), pixels),
         reference=reference,
         source=SignalSource(prepared, maps),
         metric=metric,
         batch_size=batch_size or prepared.batch_size(),
         answers=answers,
+    )
+
+
+def _facts(prepared: PreparedSet, identity: ModelIdentity, pixels: PixelScale | None) -> ModelFacts:
+    """What a search space has to know of the model; the images say whether it has separators."""
+    adapter = prepared.adapter
+    images = (image for sample in prepared.samples for image in sample.images)
+    return ModelFacts(
+        identity=identity,
+        pixels=pixels,
+        vision_layers_available=adapter.vision_layers,
+        packs_positions="packed" in adapter.family.positions,
+        recycles=adapter.knows_grid,
+        scores=adapter.family.scores,
+        has_separators=any(bool(image.grid.separator_N.any()) for image in images),
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from vflowopt_search.documents import Value, complaint, read_yaml
+from vflowopt_search.documents import Value, load_shipped
 from vflowopt_search.errors import SearchSpaceError, VFlowOptError
-from vflowopt_search.resources import find_shipped, studies_folder
+from vflowopt_search.resources import studies_folder
 
 Word = Annotated[str, Field(min_length=1)]
 
@@ -52,14 +52,4 @@ class StudyRecipe(Value):
         Raises:
             SearchSpaceError: no such file, or a wrong one; names file, field and rule.
         """
-        path = find_shipped(name_or_path, studies_folder(), SearchSpaceError)
-        try:
-            return cls.model_validate(read_yaml(path, SearchSpaceError))
-        except ValidationError as error:
-            raise SearchSpaceError(f"{path}: {complaint(error)}") from None
-
-
-def list_recipes() -> list[tuple[str, str]]:
-    """Name and description of each shipped study recipe, by name."""
-    files = sorted(studies_folder().glob("*.yaml"), key=lambda file: file.stem)
-    return [(file.stem, StudyRecipe.load(file).description) for file in files]
+        return load_shipped(cls, name_or_path, studies_folder())

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from vflowopt_search.budget import close_budget
 from vflowopt_search.depths import check_room, fractions_for, stage_layers
-from vflowopt_search.documents import complaint, read_yaml
-from vflowopt_search.errors import SearchSpaceError
+from vflowopt_search.documents import load_shipped
 from vflowopt_search.parameters import Assignment, Parameter, Scalar, SpacePart, Suggests, one_of
-from vflowopt_search.resources import find_shipped, search_spaces_folder
+from vflowopt_search.resources import search_spaces_folder
 from vflowopt_search.space_parts import ImportanceSpace, RecyclingSpace, StagesSpace, StartingPoint
 from vflowopt_search.strategy import (
     Budget,
@@ -92,11 +91,7 @@ class SearchSpace(SpacePart):
         Raises:
             SearchSpaceError: no such file, or a wrong one; names file, field and rule.
         """
-        path = find_shipped(name_or_path, search_spaces_folder(), SearchSpaceError)
-        try:
-            return cls.model_validate(read_yaml(path, SearchSpaceError))
-        except ValidationError as error:
-            raise SearchSpaceError(f"{path}: {complaint(error)}") from None
+        return load_shipped(cls, name_or_path, search_spaces_folder())
 
     def shared(self) -> Iterator[tuple[str, Parameter]]:
         """Name and parameter of all that does not depend on the number of stages."""

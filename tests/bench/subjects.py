@@ -64,9 +64,12 @@ def testbed(count: int) -> Subject:
     return Subject("testbed", load_model(), load_processor(), samples)
 
 
-def onevision_half_billion(count: int, vision_layers: int = 26) -> Subject:
-    """LLaVA-OneVision-0.5B's shape, random weights, fp32; square images of one tile and a base."""
-    side = 384
+SIDE = 384
+"""Of the images at the size of a real model, in pixels."""
+
+
+def half_billion_config(side: int, vision_layers: int) -> LlavaOnevisionConfig:
+    """LLaVA-OneVision-0.5B's shape for square images of one tile."""
     vision = SiglipVisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
@@ -86,28 +89,33 @@ def onevision_half_billion(count: int, vision_layers: int = 26) -> Subject:
         max_position_embeddings=32_768,
         tie_word_embeddings=True,
     )
-    config = LlavaOnevisionConfig(
+    return LlavaOnevisionConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=VOCABULARY[IMAGE],
         video_token_index=VOCABULARY[VIDEO],
         image_grid_pinpoints=[[side, side]],
     )
+
+
+def onevision_half_billion(count: int, vision_layers: int = 26) -> Subject:
+    """LLaVA-OneVision-0.5B's shape, random weights, fp32; square images of one tile and a base."""
+    config = half_billion_config(SIDE, vision_layers)
     torch.manual_seed(0)
     model = _AutoModel.from_config(config, attn_implementation="sdpa").eval()
     processor = without_video(LlavaOnevisionProcessor)(
         image_processor=LlavaOnevisionImageProcessorPil(
-            size={"height": side, "width": side}, image_grid_pinpoints=[[side, side]]
+            size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=[[SIDE, SIDE]]
         ),
         tokenizer=tiny_tokenizer(),
-        num_image_tokens=(side // 14) ** 2,
+        num_image_tokens=(SIDE // 14) ** 2,
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
         vision_aspect_ratio="anyres_max_9",
     )
     generator = torch.Generator().manual_seed(0)
     samples = tuple(
-        Sample(str(i), "What color is the cat?", (noise_image((side, side), generator),))
+        Sample(str(i), "What color is the cat?", (noise_image((SIDE, SIDE), generator),))
         for i in range(count)
     )
     chosen = CalibrationSet("noise", samples, fingerprint(samples))

@@ -18,7 +18,12 @@ from vflowopt_search.benchmark import rows
 from vflowopt_search.benchmark.costs import cache_bytes, decoder_shape
 from vflowopt_search.benchmark.memory import peak_while
 from vflowopt_search.benchmark.plan import Plan
-from vflowopt_search.benchmark.prompts import by_processor, noise_image, without_processor
+from vflowopt_search.benchmark.prompts import (
+    TEXT_TOKENS,
+    by_processor,
+    noise_image,
+    without_processor,
+)
 from vflowopt_search.benchmark.records import Benchmark, Row, Spread
 from vflowopt_search.benchmark.run import benchmark
 from vflowopt_search.benchmark.timing import Answer, timed_answer
@@ -240,6 +245,14 @@ def test_they_have_as_many_visual_tokens_as_with_one(name: str) -> None:
         ]
         counts = [int((one == adapter.image_token_id).sum()) for one in ids]
         assert counts[0] == counts[1]
+
+
+def test_text_drawn_at_random_holds_no_placeholder() -> None:
+    adapter = adapter_for(tiny_model("llava_onevision"))
+    [ids] = without_processor(adapter).batch(1, (28, 28))["input_ids"]
+    text = ids[ids != adapter.image_token_id]
+    assert len(text) == TEXT_TOKENS and len(text.unique()) > 1
+    assert adapter.video_token_id not in text
 
 
 def test_other_families_need_a_processor() -> None:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from vflowopt_search.evaluate.prediction import Prediction, _correlations, predictions
+from vflowopt_search.evaluate.prediction import (
+    DRAWS,
+    Prediction,
+    _correlations,
+    _subsets,
+    predictions,
+)
 
 
 def found(
@@ -45,6 +51,23 @@ def test_more_samples_help_and_noise_hurts() -> None:
     assert rows["noisy", 16].picked.value < found(noise=0.2)["noisy", 16].picked.value
     assert abs(rows["blind", 64].correlation.value) < 0.5 < values[0]
     assert found(noise=0.2)["noisy", 16].correlation.value > values[0]
+
+
+def test_the_interval_also_tells_how_much_the_strategies_matter() -> None:
+    """With all samples there is one draw of them, but other strategies might have been there."""
+    row = found(noise=2.0)["noisy", 64]
+    assert row.correlation.low < row.correlation.value - 0.02
+    assert row.correlation.high > row.correlation.value + 0.02
+    assert row.gain.low < row.gain.value < row.gain.high
+
+
+@pytest.mark.parametrize(("total", "size"), [(10, 1), (10, 4), (10, 10)])
+def test_a_subset_has_its_size_and_no_sample_twice(total: int, size: int) -> None:
+    drawn_RS = _subsets(total, size, np.random.default_rng(0))
+    assert drawn_RS.shape == (DRAWS, total)
+    assert set(np.unique(drawn_RS)) <= {0.0, 1.0}
+    assert (drawn_RS.sum(1) == size).all()
+    assert drawn_RS.mean(0) == pytest.approx(size / total, abs=0.06)  # none is preferred
 
 
 def test_as_many_samples_as_there_are() -> None:

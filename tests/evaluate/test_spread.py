@@ -8,7 +8,7 @@ from tests.fake_study import FACTS, SPACE, fake_run, fake_space
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.errors import EvaluationError
 from vflowopt_search.evaluate.answers import content_of
-from vflowopt_search.evaluate.spread import Tried, spread
+from vflowopt_search.evaluate.spread import Tried, _evenly_spaced, spread
 from vflowopt_search.outcome import strategy_of
 from vflowopt_search.search_space import SearchSpace
 
@@ -31,6 +31,16 @@ def test_a_third_of_each_and_no_two_alike() -> None:
     along = [values[one.name] for one in chosen[:5]]
     assert along == sorted(along)
     assert (along[0], along[-1]) == (min(values.values()), max(values.values()))
+
+
+def test_steps_along_the_divergences_are_even_on_a_logarithmic_scale() -> None:
+    some = [one.strategy for one in tried(30)]
+    values = [10.0**-power for power in range(7)] + [0.5 + n / 100 for n in range(23)]
+    everything = [
+        Tried(n, one, value) for n, (one, value) in enumerate(zip(some, values, strict=True))
+    ]
+    chosen = [one.value for one in _evenly_spaced(everything, 4)]
+    assert chosen == [1e-6, 1e-4, 1e-2, 1.0]
 
 
 def test_the_seed_decides_and_another_one_differs() -> None:

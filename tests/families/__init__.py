@@ -20,17 +20,15 @@ from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
     BatchFeature,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 
-from tests.tiny import EOS, PAD, VOCABULARY, noise_image, randomise
+from tests.tiny import noise_image, randomise, ready
 
 # transformers annotates these in part only
 _AutoModel: Any = AutoModelForImageTextToText
-_GenerationConfig: Any = GenerationConfig
 
 QUESTIONS = ("What color is the cat?", "describe the picture on the left", "how many")
 
@@ -73,14 +71,7 @@ class TinyFamily:
             self.tweak(model)
         if dtype == torch.float64:
             model.set_experts_implementation("eager")  # the grouped product has no fp64
-        for parameter in model.parameters():  # buffers (rotary frequencies) stay in float32
-            parameter.data = parameter.data.to(dtype)
-        model.config.dtype = dtype
-        model.generation_config = _GenerationConfig(
-            pad_token_id=VOCABULARY[PAD], eos_token_id=VOCABULARY[EOS], do_sample=False
-        )
-        evaluated: PreTrainedModel = model.train(False)
-        return evaluated
+        return ready(model, dtype)
 
 
 def ragged(

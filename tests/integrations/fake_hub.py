@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 TOKEN = "hf_of_the_owner"
@@ -56,7 +56,7 @@ class FakeHub:
 def fake_hub() -> Iterator[FakeHub]:
     """A hub that serves inside the `with` block."""
     hub = FakeHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -68,137 +68,124 @@ def fake_hub() -> Iterator[FakeHub]:
         thread.join()
 
 
-def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        """One request; bodies are JSON but for files."""
+@dataclass(frozen=True)
+class Reply:
+    """What the hub answers; a HEAD leaves the body out."""
 
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Keep quiet."""
-
-        def do_HEAD(self) -> None:
-            hub.requests.append(f"HEAD {self.path}")
-            self._file(with_body=False) if "/resolve/" in self.path else self._json({})
-
-        def do_GET(self) -> None:
-            hub.requests.append(f"GET {self.path}")
-            if "/resolve/" in self.path:
-                self._file(with_body=True)
-            elif self.path.startswith("/api/whoami"):
-                self._json({"name": "owner", "type": "user"})
-            else:
-                self._refuse(404, "EntryNotFound", "there is nothing here")
-
-        def do_POST(self) -> None:
-            hub.requests.append(f"POST {self.path}")
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                self._refuse(401, None, "Invalid username or password.")
-            elif self.path == "/api/repos/create":
-                self._create(json.loads(body))
-            elif "/preupload/" in self.path:
-                files = json.loads(body)["files"]
-                modes = [
-                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                    for f in files
-                ]
-                self._json({"files": modes})
-            elif "/commit/" in self.path:
-                self._commit(body)
-            else:
-                self._refuse(404, "EntryNotFound", "there is nothing here")
-
-        def _create(self, wanted: dict[str, Any]) -> None:
-            name = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
-            if wanted.get("organization", "owner") != "owner":
-                self._refuse(403, None, "You have no rights to create a repository there")
-                return
-            if name in hub.repositories:
-                self._json({"url": f"{hub.url}/{name}"}, status=409)
-                return
-            repository = hub.repository(name)
-            repository.private = wanted.get("visibility") == "private" or bool(
-                wanted.get("private")
-            )
-            repository.commit({".gitattributes": b""})
-            self._json({"url": f"{hub.url}/{name}", "name": name})
-
-        def _commit(self, body: bytes) -> None:
-            found = re.match(r"/api/models/(.+?)/commit/([^?]+)(.*)", self.path)
-            assert found is not None
-            name, branch, query = found.groups()
-            if name not in hub.repositories:
-                self._refuse(404, "RepoNotFound", "Repository not found")
-                return
-            lines = [json.loads(line) for line in body.splitlines()]
-            files = {
-                line["value"]["path"]: base64.b64decode(line["value"]["content"])
-                for line in lines
-                if line["key"] == "file"
-            }
-            opens = "create_pr=1" in query
-            branch = "refs/pr/1" if opens else branch
-            summary = next(line for line in lines if line["key"] == "header")["value"]["summary"]
-            sha = hub.repository(name).commit(files, branch, summary)
-            answer = {"commitOid": sha, "commitUrl": f"{hub.url}/{name}/commit/{sha}"}
-            if opens:
-                answer["pullRequestUrl"] = f"{hub.url}/{name}/discussions/1"
-            self._json(answer)
-
-        def _file(self, *, with_body: bool) -> None:
-            found = re.match(r"/(.+?)/resolve/([^/]+)/(.+)", self.path)
-            assert found is not None
-            name, revision, path = map(unquote, found.groups())
-            repository = hub.repositories.get(name)
-            owner = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-            if repository is None or (repository.private and not owner):
-                self._refuse(401, "RepoNotFound", "Repository not found")
-                return
-            sha = repository.find(revision)
-            if sha is None:
-                self._refuse(404, "RevisionNotFound", "Invalid rev id")
-                return
-            content = repository.commits[sha].get(path)
-            if content is None:
-                self._refuse(404, "EntryNotFound", "Entry not found", sha)
-                return
-            self._send(200, content if with_body else b"", len(content), sha, _etag(content))
-
-        def _json(self, content: Any, status: int = 200) -> None:
-            body = json.dumps(content).encode()
-            self._send(status, b"" if self.command == "HEAD" else body, len(body))
-
-        def _refuse(self, status: int, code: str | None, text: str, sha: str | None = None) -> None:
-            body = json.dumps({"error": text}).encode()
-            shown = b"" if self.command == "HEAD" else body
-            self._send(status, shown, len(body), sha, code=code, text=text)
-
-        def _send(
-            self,
-            status: int,
-            body: bytes,
-            length: int,
-            sha: str | None = None,
-            etag: str | None = None,
-            **error: str | None,
-        ) -> None:
-            self.send_response(status)
-            named = {
-                "X-Repo-Commit": sha,
-                "ETag": etag,
-                "X-Error-Code": error.get("code"),
-                "X-Error-Message": error.get("text"),
-            }
-            for name, value in named.items():
-                if value is not None:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            self.wfile.write(body)
-
-    return Handler
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
 
 
-def _etag(content: bytes) -> str:
-    return f'"{hashlib.sha1(content).hexdigest()}"'
+class _Handler(BaseHTTPRequestHandler):
+    """Carries requests to the hub and its replies back; bodies are JSON but for files."""
+
+    protocol_version = "HTTP/1.1"
+    hub: ClassVar[FakeHub]
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer(_file(self.hub, self.path, self._owner) if self._asks_file else _json({}))
+
+    def do_GET(self) -> None:
+        if self._asks_file:
+            self._answer(_file(self.hub, self.path, self._owner))
+        elif self.path.startswith("/api/whoami"):
+            self._answer(_json({"name": "owner", "type": "user"}))
+        else:
+            self._answer(_NOTHING)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._answer(_posted(self.hub, self.path, body) if self._owner else _STRANGER)
+
+    @property
+    def _owner(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    @property
+    def _asks_file(self) -> bool:
+        return "/resolve/" in self.path
+
+    def _answer(self, reply: Reply) -> None:
+        self.hub.requests.append(f"{self.command} {self.path}")
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else reply.body)
+
+
+def _posted(hub: FakeHub, path: str, body: bytes) -> Reply:
+    if path == "/api/repos/create":
+        return _create(hub, json.loads(body))
+    if "/preupload/" in path:
+        files = [file["path"] for file in json.loads(body)["files"]]
+        plain = {"uploadMode": "regular", "shouldIgnore": False}
+        return _json({"files": [{"path": file, **plain} for file in files]})
+    return _commit(hub, path, body) if "/commit/" in path else _NOTHING
+
+
+def _create(hub: FakeHub, wanted: dict[str, Any]) -> Reply:
+    name = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
+    if wanted.get("organization", "owner") != "owner":
+        return _refusal(403, None, "You have no rights to create a repository there")
+    if name in hub.repositories:
+        return _json({"url": f"{hub.url}/{name}"}, status=409)
+    repository = hub.repository(name)
+    repository.private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+    repository.commit({".gitattributes": b""})
+    return _json({"url": f"{hub.url}/{name}", "name": name})
+
+
+def _commit(hub: FakeHub, path: str, body: bytes) -> Reply:
+    found = re.match(r"/api/models/(.+?)/commit/([^?]+)(.*)", path)
+    assert found is not None
+    name, branch, query = found.groups()
+    if name not in hub.repositories:
+        return _refusal(404, "RepoNotFound", "Repository not found")
+    lines = [json.loads(line) for line in body.splitlines()]
+    files = {
+        line["value"]["path"]: base64.b64decode(line["value"]["content"])
+        for line in lines
+        if line["key"] == "file"
+    }
+    opens = "create_pr=1" in query
+    summary = next(line for line in lines if line["key"] == "header")["value"]["summary"]
+    sha = hub.repository(name).commit(files, "refs/pr/1" if opens else branch, summary)
+    answer = {"commitOid": sha, "commitUrl": f"{hub.url}/{name}/commit/{sha}"}
+    return _json(answer | ({"pullRequestUrl": f"{hub.url}/{name}/discussions/1"} if opens else {}))
+
+
+def _file(hub: FakeHub, path: str, owner: bool) -> Reply:
+    found = re.match(r"/(.+?)/resolve/([^/]+)/(.+)", path)
+    assert found is not None
+    name, revision, file = map(unquote, found.groups())
+    repository = hub.repositories.get(name)
+    if repository is None or (repository.private and not owner):
+        return _refusal(401, "RepoNotFound", "Repository not found")
+    sha = repository.find(revision)
+    if sha is None:
+        return _refusal(404, "RevisionNotFound", "Invalid rev id")
+    content = repository.commits[sha].get(file)
+    if content is None:
+        return _refusal(404, "EntryNotFound", "Entry not found", sha)
+    etag = f'"{hashlib.sha1(content).hexdigest()}"'
+    return Reply(200, content, {"X-Repo-Commit": sha, "ETag": etag})
+
+
+def _json(content: Any, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(content).encode())
+
+
+def _refusal(status: int, code: str | None, text: str, sha: str | None = None) -> Reply:
+    named = {"X-Repo-Commit": sha, "X-Error-Code": code, "X-Error-Message": text}
+    headers = {name: value for name, value in named.items() if value is not None}
+    return Reply(status, json.dumps({"error": text}).encode(), headers)
+
+
+_NOTHING = _refusal(404, "EntryNotFound", "there is nothing here")
+_STRANGER = _refusal(401, None, "Invalid username or password.")

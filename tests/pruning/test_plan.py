@@ -135,6 +135,21 @@ def test_cells_of_a_real_valued_side() -> None:
     assert cell_N[5] == -1
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
+    st.floats(1.0, 6.0),
+)
+def test_tokens_share_a_cell_where_view_row_and_column_do(
+    sizes: list[tuple[int, int]], side: float
+) -> None:
+    grid = join_grids([grid_of(height, width, separators=False) for height, width in sizes])
+    row_N, col_N = (grid.row_N / side).floor(), (grid.col_N / side).floor()
+    cells = list(zip(grid.view_N.tolist(), row_N.tolist(), col_N.tolist(), strict=True))
+    number = dict(zip(cells, grid_cells(grid, side).tolist(), strict=True))
+    assert [number[cell] for cell in cells] == grid_cells(grid, side).tolist()
+    assert len(set(number.values())) == len(number)
+
+
 def test_views_of_two_images_stay_apart() -> None:
     grid = join_grids([grid_of(2, 2, separators=False), grid_of(2, 2, separators=False)])
     cell_N = grid_cells(grid, 6.0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+import torch
 
 from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
 from vflowopt_search.evaluate.answers import Asking
 from vflowopt_search.objective import build_objective
-from vflowopt_search.reference.fingerprint import generation_sha256
+from vflowopt_search.reference.fingerprint import SAMPLED, generation_sha256, weights_sha256
 from vflowopt_search.reference.unpruned import processor_sha256
 
 
@@ -35,6 +38,25 @@ def test_generation_settings_have_a_fingerprint() -> None:
     assert before == generation_sha256(tiny_model("llava"))
     model.generation_config.repetition_penalty = 1.3
     assert generation_sha256(model) != before
+
+
+def test_every_weight_counts() -> None:
+    model = torch.nn.Linear(100, 3 * SAMPLED // 100, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(0.5)
+    before = weights_sha256(model)
+    assert weights_sha256(copy.deepcopy(model)) == before
+    for place in (0, 1, 2, model.weight.numel() - 1):  # most are between those that are sampled
+        changed = copy.deepcopy(model)
+        changed.weight.data.view(-1)[place] += 2**-10
+        assert weights_sha256(changed) != before
+
+
+def test_weights_that_change_places_are_noticed() -> None:
+    model = torch.nn.Linear(4, 4)
+    before = weights_sha256(model)
+    model.weight.data = model.weight.data.flip(0)
+    assert weights_sha256(model) != before
 
 
 class Settings:

@@ -15,6 +15,7 @@ from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.evaluate.answers import Asking, ask
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.reference.encoder import first_with_same_images, prepare
+from vflowopt_search.reference.prepared import PreparedSample, PreparedSet
 from vflowopt_search.strategy import Importance
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -58,3 +59,13 @@ def test_pruned_answers_do_not_depend_on_sharing() -> None:
     for sample, answer in zip(asked, together, strict=True):
         [alone] = ask(asking, [sample], {"pruned": strategy}, Ledger())["pruned"]
         assert alone.text == answer.text
+
+
+@pytest.mark.parametrize(
+    ("longest", "size"), [(1, 32), (512, 32), (513, 31), (9000, 1), (20_000, 1)]
+)
+def test_a_batch_holds_about_as_many_tokens_whatever_the_prompts(longest: int, size: int) -> None:
+    prompts = [torch.zeros(length, dtype=torch.long) for length in (1, longest)]
+    samples = [PreparedSample(prompt, visuals={}, token_inputs={}) for prompt in prompts]
+    prepared = PreparedSet(adapter_for(tiny_model("llava")), samples, pad_token_id=0)
+    assert prepared.batch_size() == size

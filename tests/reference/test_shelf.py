@@ -71,6 +71,15 @@ def test_the_bound_holds_for_all_files_of_a_cache(tmp_path: Path) -> None:
     assert not other.with_suffix(".json").exists()
 
 
+def test_clearing_leaves_some_room_so_that_not_every_file_clears_again(tmp_path: Path) -> None:
+    shelf = disk(tmp_path, 20 * KILO_FILE)
+    for number in range(21):
+        shelf.put(str(number), KILO)
+        stamp = 1_000_000 + number
+        os.utime(tmp_path / "maps" / KEY / f"{number}.safetensors", (stamp, stamp))
+    assert files(tmp_path) == {str(number) for number in range(3, 21)}  # 90 % of 20
+
+
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     """A cache folder may be somebody's data folder: checkpoints are safetensors files too."""
     theirs = [

@@ -37,7 +37,7 @@ class PaliGemmaAdapter(Adapter):
         return torch.stack(list(features))
 
     def blocks(self, call: Mapping[str, Any]) -> Tensor | None:
-        """The prefix is one block; a suffix to train on is in none."""
+        """The prefix is one block, (B, S); a suffix to train on is in none."""
         kind_BS = call.get("token_type_ids")
         return None if kind_BS is None else torch.where(kind_BS == 0, 0, -1)
 

@@ -48,7 +48,10 @@ class _WithoutVideo(ProcessorMixin):
 
 
 def without_video(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """`processor_class` for images and text only; everything else its `__init__` sets is kept."""
+    """`processor_class` for images and text only; everything else its `__init__` sets is kept.
+
+    Its instances raise UnsupportedError when they are given a video.
+    """
     own_call: Any = processor_class.__call__
 
     @wraps(own_call)

@@ -17,6 +17,7 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.errors import BenchmarkError
+from vflowopt_search.pruning.inputs import placeholder_ids
 
 Size = tuple[int, int]
 """Width and height, in pixels."""
@@ -97,8 +98,8 @@ def without_processor(adapter: Adapter) -> Prompts:
 def _ids(adapter: Adapter, visual_tokens: int) -> Tensor:
     """Text around the placeholders of one image."""
     vocabulary = adapter.backbone.config.vocab_size
-    known = {adapter.image_token_id, adapter.video_token_id, *adapter.refused_tokens}
-    words = torch.tensor([token for token in range(min(vocabulary, 1000)) if token not in known])
+    placeholders = placeholder_ids(adapter)
+    words = torch.tensor([i for i in range(min(vocabulary, 1000)) if i not in placeholders])
     generator = torch.Generator().manual_seed(0)
     text = words[torch.randint(len(words), (TEXT_TOKENS,), generator=generator)]
     image = torch.full((visual_tokens,), adapter.image_token_id)

@@ -18,6 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.benchmark.costs import cache_bytes
+from vflowopt_search.pruning.inputs import placeholder_ids
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def timed_answer(adapter: Adapter, inputs: Mapping[str, Any], new_tokens: int) -
             min_new_tokens=new_tokens,
             do_sample=False,
             num_beams=1,
-            suppress_tokens=placeholders(adapter),
+            suppress_tokens=placeholder_ids(adapter),  # random weights may well say them
             stopping_criteria=StoppingCriteriaList([_Watched(watch)]),
         )
         end = watch.now()
@@ -117,9 +118,3 @@ def timed_answer(adapter: Adapter, inputs: Mapping[str, Any], new_tokens: int) -
     first, times = watch.tokens[0], watch.tokens
     steps = tuple(late - early for early, late in pairwise(times))
     return Answer(reached - start, first - reached, steps, end - start, watch.kv_bytes)
-
-
-def placeholders(adapter: Adapter) -> list[int]:
-    """Ids that stand for visual tokens: random weights may well say them."""
-    ids = {adapter.image_token_id, adapter.video_token_id, *adapter.refused_tokens}
-    return sorted(token for token in ids if token is not None)

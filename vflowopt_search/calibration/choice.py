@@ -60,7 +60,8 @@ def from_dataset(
 ) -> CalibrationSet:
     """Choose samples from a `datasets.Dataset` or a list of mappings, as `load_calibration` does.
 
-    `name` is what records call the set; relative paths start at `folder`.
+    `name` is what records call the set; relative paths start at `folder`. Raises
+    `CalibrationError` when rows, columns, images or videos are unusable.
     """
     rows = as_rows(dataset)
     return _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip).make(name)

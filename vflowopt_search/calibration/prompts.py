@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def prompt_text(processor: ProcessorMixin, sample: Sample) -> str:
-    """The whole prompt as text: chat template if there is one, images where the chat has them."""
+    """The whole prompt as text: chat template if there is one, images where the chat has them.
+
+    Raises:
+        ModelError: the template leaves images or videos out.
+    """
     if not processor.chat_template:
         return _plain(processor, sample)
     turns = sample.chat

@@ -71,7 +71,11 @@ class ArrowRows:
 
 
 def as_rows(dataset: Any) -> Rows:
-    """Rows of a `datasets.Dataset` or of a list of mappings."""
+    """Rows of a `datasets.Dataset` or of a list of mappings.
+
+    Raises:
+        CalibrationError: it has several splits, or its rows have no numbers.
+    """
     if isinstance(dataset, Sequence) and not isinstance(dataset, str | bytes):
         return ListRows(dataset)
     if isinstance(dataset, Mapping):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-_DATA, _MODEL, _OUTPUT = "Calibration data", "Model", "Where results go"
+_DATA, _LABELLED = "Calibration data", "Labelled data"
+_MODEL, _OUTPUT = "Model", "Where results go"
 
 
 class DtypeName(StrEnum):
@@ -50,15 +52,31 @@ class Turns(StrEnum):
     all = "all"
 
 
+def _in_panels(panels: Sequence[str | None], flag: str, help: str, **limits: Any) -> list[Any]:
+    """One option, to stand in a panel of each command's help."""
+    return [typer.Option(flag, help=help, rich_help_panel=panel, **limits) for panel in panels]
+
+
+# How data is read: of `search`, and of commands that ask labelled questions.
+_BOTH = (_DATA, _LABELLED)
+_SPLIT = _in_panels(_BOTH, "--split", "Split of the dataset.")
+_PROMPT = _in_panels(_BOTH, "--prompt", "Asked of every image, instead of the data's own.")
+_VIDEOS = _in_panels(_BOTH, "--video-column", "Column of video files or lists of frames.")
+_TURNS = _in_panels(
+    _BOTH, "--turns", "Of conversations: the first exchange, or all up to the last question."
+)
+_PLAIN = (None, _LABELLED)
+_FRAMES = _in_panels(
+    _PLAIN, "--frames", "Frames of each video, evenly spread; 8 unless said.", min=1
+)
+_FPS = _in_panels(_PLAIN, "--fps", "Instead: frames of each second of a video.")
+
 # Of several commands.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.", rich_help_panel=_MODEL)]
 Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.", rich_help_panel=_MODEL)]
-Frames = Annotated[
-    int | None,
-    typer.Option(min=1, help="Frames of each video, evenly spread; 8 unless said."),
-]
-Fps = Annotated[float | None, typer.Option(help="Instead: frames of each second of a video.")]
+Frames = Annotated[int | None, _FRAMES[0]]
+Fps = Annotated[float | None, _FPS[0]]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -119,26 +137,13 @@ Calibration = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of the dataset.", rich_help_panel=_DATA)]
+Split = Annotated[str | None, _SPLIT[0]]
 Columns = Annotated[
     str | None, typer.Option(help="As image=picture,prompt=question.", rich_help_panel=_DATA)
 ]
-Prompt = Annotated[
-    str | None,
-    typer.Option(help="Asked of every image, instead of the data's own.", rich_help_panel=_DATA),
-]
-VideoColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of video files or lists of frames.", rich_help_panel=_DATA),
-]
-ReadTurns = Annotated[
-    Turns,
-    typer.Option(
-        "--turns",
-        help="Of conversations: the first exchange, or all up to the last question.",
-        rich_help_panel=_DATA,
-    ),
-]
+Prompt = Annotated[str | None, _PROMPT[0]]
+VideoColumn = Annotated[str | None, _VIDEOS[0]]
+ReadTurns = Annotated[Turns, _TURNS[0]]
 Samples = Annotated[
     int | None,
     typer.Option(min=1, help="How many samples; 256 unless said.", rich_help_panel=_DATA),
@@ -192,7 +197,6 @@ Cache = Annotated[
 ]
 
 # Of commands that ask labelled questions.
-_LABELLED = "Labelled data"
 LabelledModel = Annotated[
     str | None,
     typer.Option(
@@ -227,9 +231,7 @@ Instruction = Annotated[
 ]
 Score = Annotated[ScoreName, typer.Option("--metric", help="How answers are scored.")]
 NewTokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
-DataSplit = Annotated[
-    str | None, typer.Option("--split", help="Split of the dataset.", rich_help_panel=_LABELLED)
-]
+DataSplit = Annotated[str | None, _SPLIT[1]]
 DataColumns = Annotated[
     str | None,
     typer.Option(
@@ -238,42 +240,8 @@ DataColumns = Annotated[
         rich_help_panel=_LABELLED,
     ),
 ]
-DataPrompt = Annotated[
-    str | None,
-    typer.Option(
-        "--prompt",
-        help="Asked of every image, instead of the data's own.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataVideoColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--video-column",
-        help="Column of video files or lists of frames.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataTurns = Annotated[
-    Turns,
-    typer.Option(
-        "--turns",
-        help="Of conversations: the first exchange, or all up to the last question.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataFrames = Annotated[
-    int | None,
-    typer.Option(
-        "--frames",
-        min=1,
-        help="Frames of each video, evenly spread; 8 unless said.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataFps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps", help="Instead: frames of each second of a video.", rich_help_panel=_LABELLED
-    ),
-]
+DataPrompt = Annotated[str | None, _PROMPT[1]]
+DataVideoColumn = Annotated[str | None, _VIDEOS[1]]
+DataTurns = Annotated[Turns, _TURNS[1]]
+DataFrames = Annotated[int | None, _FRAMES[1]]
+DataFps = Annotated[float | None, _FPS[1]]

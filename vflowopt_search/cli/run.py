@@ -73,7 +73,8 @@ def run(job: Job, *, as_json: bool) -> None:
         _say_how_to_go_on(None)
         raise typer.Exit(INTERRUPTED) from None
     _print(summary, rows, as_json)
-    for remark in filter(None, (prepared.calibration.note, held_out.note)):
+    fixed = prepared.space.bind(prepared.objective.facts).notes
+    for remark in filter(None, (*fixed, prepared.calibration.note, held_out.note)):
         typer.echo(f"note: {remark}", err=True)
     if outcome.interrupted:
         _say_how_to_go_on(outcome.divergence)

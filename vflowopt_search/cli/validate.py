@@ -28,7 +28,9 @@ from vflowopt_search.cli.validation_inputs import (
 from vflowopt_search.cli.validation_table import correlations, picks, sentence
 
 if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet
     from vflowopt_search.cli.progress import Display
+    from vflowopt_search.evaluate.answers import Asking
     from vflowopt_search.evaluate.spread import Tried
     from vflowopt_search.evaluate.validation import Validation
 
@@ -166,7 +168,6 @@ def validated(
     from vflowopt_search.evaluate.answers import Asking
     from vflowopt_search.evaluate.evaluation import check_labels
     from vflowopt_search.evaluate.ledger import Ledger
-    from vflowopt_search.outcome import versions
 
     shown.phase("reading samples")
     calibration, questions = samples_apart(job)
@@ -191,8 +192,14 @@ def validated(
         on_divergence=shown.step,
         on_answer=_phased(shown, "answering", (len(chosen) + 1) * len(questions)),
     )
-    about = {
-        "format": validating.FORMAT,
+    return validation, {"format": validating.FORMAT, **_about(job, asking, calibration)}
+
+
+def _about(job: ValidationJob, asking: Asking, calibration: CalibrationSet) -> dict[str, Any]:
+    """On what a validation was made."""
+    from vflowopt_search.outcome import versions
+
+    return {
         "model": {"name": job.source.name, **asking.settings()},
         "study": str(job.run),
         "space": job.space,
@@ -200,7 +207,6 @@ def validated(
         "data": {"name": job.data.source, "instruction": job.data.instruction},
         "versions": versions(),
     }
-    return validation, about
 
 
 def _phased(shown: Display, text: str, total: int) -> Any:

@@ -103,15 +103,10 @@ def validate(
         VFlowOptError: labels, model or strategies cannot be used.
     """
     check_labels(questions, metric)
+    steps = [_shifted(on_divergence, n, len(chosen)) for n in range(len(chosen))]
     measured = [
-        _measured(
-            objective,
-            calibration,
-            one.strategy,
-            divergences,
-            _shifted(on_divergence, n, len(chosen)),
-        )
-        for n, one in enumerate(chosen)
+        _measured(objective, calibration, one.strategy, divergences, step)
+        for one, step in zip(chosen, steps, strict=True)
     ]
     everyone: dict[str, Strategy | None] = {UNPRUNED: None} | {c.name: c.strategy for c in chosen}
     given = ask(asking, questions, everyone, answers, on_answer)
@@ -125,13 +120,7 @@ def validate(
         questions=len(questions),
         unpruned=whole,
         points=tuple(
-            Point(
-                name=one.name,
-                origin=one.origin,
-                divergence={m: fmean(row[m] for row in rows) for m in EVERY_METRIC},
-                accuracy=accuracy[one.name],
-                kept=accuracy[one.name] / whole if whole else None,
-            )
+            _point(one, rows, accuracy[one.name], whole)
             for one, rows in zip(chosen, measured, strict=True)
         ),
         predictions=tuple(predictions(tables, accuracy_K, against=DEFAULT, seed=seed)),
@@ -213,6 +202,19 @@ def every_divergence(
     columns |= answer_divergences(list(ANSWER_METRICS), adapter, reference, along)
     table_BM = torch.stack(list(columns.values()), dim=1).tolist()
     return [dict(zip(columns, row, strict=True)) for row in table_BM]
+
+
+def _point(
+    chosen: Chosen, rows: Sequence[dict[str, float]], accuracy: float, whole: float
+) -> Point:
+    """What one strategy showed: means over its calibration samples, and its accuracy."""
+    return Point(
+        name=chosen.name,
+        origin=chosen.origin,
+        divergence={m: fmean(row[m] for row in rows) for m in EVERY_METRIC},
+        accuracy=accuracy,
+        kept=accuracy / whole if whole else None,
+    )
 
 
 def _shifted(progress: Progress | None, number: int, of: int) -> Progress | None:

@@ -19,6 +19,7 @@ from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import prune
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.integrations.cache_size import allocated_bytes, bytes_per_token
+from vflowopt_search.pruning.inputs import kinds_of
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
@@ -188,9 +189,8 @@ class Host:
 
     def _visual_tokens(self, input_ids: Tensor) -> list[int]:
         """Visual tokens of every row."""
-        kinds = [self.adapter.image_token_id, self.adapter.video_token_id]
-        visual = torch.tensor([kind for kind in kinds if kind is not None])
-        counts: list[int] = torch.isin(input_ids.cpu(), visual).sum(1).tolist()
+        kinds = kinds_of(input_ids, self.adapter).values()
+        counts: list[int] = torch.stack([is_BS.sum(1) for is_BS in kinds]).sum(0).tolist()
         return counts
 
     def _kept(self, visual_B: Sequence[int]) -> list[tuple[int, ...]]:

@@ -82,7 +82,7 @@ class Engine(OfOneModel, ABC):
 
     @abstractmethod
     def positions(self, ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor | None]:
-        """Positions of the tokens left by stage 0, and how far each row's last one moved."""
+        """Positions of the tokens left by stage 0, and how far each row's last one moved, (B,)."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -22,6 +22,9 @@ def valid_tokens(base_mask: Any, backbone_mask: Any, like_BS: Tensor) -> Tensor:
         base_mask: `attention_mask` of the base model; the user's, or what `generate` made of it.
         backbone_mask: `attention_mask` of the text backbone.
         like_BS: any tensor of that shape.
+
+    Raises:
+        UnsupportedError: the mask was prepared in a form that does not tell padding.
     """
     for mask in (base_mask, backbone_mask):
         if isinstance(mask, Tensor) and mask.dim() == 2:
@@ -51,6 +54,12 @@ def kinds_of(input_ids: Tensor, anatomy: Anatomy) -> dict[str, Tensor]:
     return kinds
 
 
+def placeholder_ids(anatomy: Anatomy) -> list[int]:
+    """Token ids that stand for something other than text, ascending; no answer holds them."""
+    ids = {anatomy.image_token_id, anatomy.video_token_id, *anatomy.refused_tokens}
+    return sorted(token for token in ids if token is not None)
+
+
 def ids_of(call: Mapping[str, Any]) -> Tensor:
     """The token ids of a forward; UnsupportedError without them."""
     ids = call.get("input_ids")
@@ -69,7 +78,7 @@ def brings_features(call: Mapping[str, Any]) -> bool:
 
 
 def mask_after(attention_mask: Any, length: int) -> Tensor | None:
-    """The part of a 2-D mask that speaks of tokens after the prompt, None if all are real."""
+    """The part of a 2-D mask that speaks of tokens after the prompt, (B, Q); None: all are real."""
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
         return None
     return attention_mask[:, length:].bool()

@@ -78,7 +78,7 @@ def grid_cells(grid: TokenGrid, cell: float) -> Tensor:
 def recycle(
     score_N: Tensor, order_N: Tensor, cell_N: Tensor, count: int
 ) -> tuple[Tensor, Merge | None]:
-    """Keep the best tokens and merge the others by cell, so that exactly `count` tokens are left.
+    """Keep the best tokens, merge the others by cell (algorithms.md 1.2): `count` tokens are left.
 
     Going from the least important token upward, a token either joins a cell that is open already
     (one token fewer) or opens a cell (no change), so the number of tokens falls in steps of one

@@ -22,7 +22,11 @@ def gather_last(values: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def packed(position_ids_BK: Tensor, first: Segment) -> tuple[Tensor, Tensor]:
-    """Consecutive positions from each row's first one, and how far the last one moved."""
+    """Consecutive positions from each row's first one, (B, K), and how far the last moved, (B,).
+
+    Raises:
+        UnsupportedError: positions have several axes (M-RoPE).
+    """
     if position_ids_BK.dim() != 2:
         raise UnsupportedError(
             "positions 'packed' needs one-dimensional positions, but this model rotates by "

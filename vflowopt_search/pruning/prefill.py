@@ -67,7 +67,11 @@ class Prefill:
         self._kept: dict[int, list[Tensor]] = {}
 
     def first_stage(self, embeds_BSD: Tensor) -> Tensor:
-        """Stage 0, if there is one: choose, recycle; embeddings with recycled tokens written in."""
+        """Stage 0, if there is one: choose, recycle (algorithms.md 1.1 and 1.2).
+
+        Returns:
+            Embeddings with recycled tokens written in, (B, S, D).
+        """
         if self.strategy.stages[0].layer > 0:
             return embeds_BSD
         for row, grid in enumerate(self.grids):
@@ -138,7 +142,10 @@ class Prefill:
         ]
 
     def with_recycled(self, embeds_BSD: Tensor) -> Tensor:
-        """Values per token with each merged token's mean at its anchor; all rows in one call."""
+        """Values per token, (B, S, D), with each merged token's mean at its anchor.
+
+        All rows are merged in one call.
+        """
         features, weights, groups, rows, anchors = [], [], [], [], []
         num_groups = 0
         for row, merge in enumerate(self.merges):

@@ -198,10 +198,10 @@ def assign_images(row_tokens: Sequence[int], image_tokens: Sequence[int]) -> lis
     Raises:
         UnsupportedError: images and rows do not add up.
     """
-    copies = sum(row_tokens) // max(1, sum(image_tokens))
+    copies = max(1, sum(row_tokens) // max(1, sum(image_tokens)))
     rows: list[list[int]] = []
     image = 0
-    for start in range(0, len(row_tokens), max(1, copies)):
+    for start in range(0, len(row_tokens), copies):
         wanted, mine = row_tokens[start], []
         while wanted > 0 and image < len(image_tokens):
             mine.append(image)

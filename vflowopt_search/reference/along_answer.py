@@ -21,6 +21,7 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import feeding
 from vflowopt_search.divergence import ANSWER_METRICS, Readout, divergence
 from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.pruning.inputs import placeholder_ids
 from vflowopt_search.reference.cache import read_tensors, write_tensors
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.fingerprint import generation_sha256, key_digest
@@ -163,8 +164,7 @@ def decoded(
             do_sample=False,
             num_beams=1,
             max_new_tokens=ANSWER_TOKENS if answers is None else max(map(len, answers)),
-            # an answer holds no image
-            suppress_tokens=sorted(_placeholders(adapter)),
+            suppress_tokens=placeholder_ids(adapter),
             logits_processor=LogitsProcessorList(
                 [] if answers is None else [_Dictated(answers, num_prompt)]
             ),
@@ -225,7 +225,7 @@ def through_head(adapter: Adapter, hidden_PD: Tensor) -> Tensor:
     Its base runs on a single token, and its output is exchanged for the hidden states.
     """
     model: Any = adapter.model
-    special = _placeholders(adapter)
+    special = placeholder_ids(adapter)
     token = next(i for i in range(len(special) + 1) if i not in special)
     ids = torch.tensor([[token]], device=hidden_PD.device)
 
@@ -267,11 +267,6 @@ def _require_said(adapter: Adapter, said: Sequence[Tensor], new_BT: Tensor) -> N
                 f"`generate` of {adapter.model_type} models takes no logits processor, so that no "
                 "answer can be followed; use a metric of the last prompt token"
             )
-
-
-def _placeholders(adapter: Adapter) -> set[int]:
-    tokens = (adapter.image_token_id, adapter.video_token_id, *adapter.refused_tokens)
-    return {token for token in tokens if token is not None}
 
 
 def _ended(model: Any, new_BT: Tensor) -> list[Tensor]:

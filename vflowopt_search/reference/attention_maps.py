@@ -168,7 +168,7 @@ class AttentionMaps:
             for image in self.prepared.samples[index].images
         )
         fits = everything * len(layers) <= self.shelf.room()
-        return layers if fits and layer in layers else [layer]
+        return layers if fits else [layer]
 
     def _samples_at_once(self, num_layers: int) -> int:
         """So many that queries, keys and maps of so many layers stay within `SEEN_BYTES`."""

@@ -180,7 +180,7 @@ def _moved(features: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def left_padded(rows: Sequence[Tensor], value: int) -> Tensor:
-    """Vectors of any length as one matrix whose rows end together."""
+    """Vectors of any length as one matrix whose rows end together, (rows, longest)."""
     return torch.nn.utils.rnn.pad_sequence(
         list(rows), batch_first=True, padding_value=value, padding_side="left"
     )

@@ -48,7 +48,8 @@ def evaluation_scenes(num_questions: int, seed: int) -> Iterator[AskedScene]:
     """Scenes with four questions each (the last may have fewer), digits of the test split."""
     left, index = num_questions, 0
     while left > 0:
-        yield (asked := _asked_scene([_EVALUATION, seed, index], "test", min(left, 4)))
+        questions = min(left, QUESTIONS_PER_IMAGE)
+        yield (asked := _asked_scene([_EVALUATION, seed, index], "test", questions))
         left -= len(asked.questions)
         index += 1
 
