@@ -123,9 +123,9 @@ def staircase(study: Study, baselines: Mapping[str, float] | None = None) -> Sta
 
 def sample_heatmap(study: Study, top: int = 20) -> SampleHeatmap:
     """Of the `top` best among fully measured trials."""
-    full = sorted(filter(is_full, measured_trials(study)), key=lambda t: (value_of(t), t.number))[
-        :top
-    ]
+    # one that comes from a table of trials has no divergence of each sample
+    known = [trial for trial in measured_trials(study) if is_full(trial) and trials.measured(trial)]
+    full = sorted(known, key=lambda trial: (value_of(trial), trial.number))[:top]
     rows = [trials.measured(trial) for trial in full]
     columns = list(zip(*rows, strict=True))
     hardest = sorted(range(len(columns)), key=lambda sample: (-fsum(columns[sample]), sample))

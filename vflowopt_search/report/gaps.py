@@ -18,6 +18,8 @@ TESTBED = "testbed"
 _DATA_OPTIONS = ("--calibration", "--split", "--columns", "--prompt")
 _RECIPE_OPTIONS = ("calibration", "samples", "space", "retain", "trials", "seed", "metric")
 NO_HELD_OUT = "--no-held-out"
+SAMPLES, OVERLAYS, END = "divergence of each sample", "overlays", "end of the search"
+"""What some gaps are called, which stand in place of a figure too."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _all(run: Run) -> Iterator[Gap]:
         yield from _accuracy(run)
         yield from _speed(run)
     if run.overlays is None and (run.summary or run.restored):
-        yield Gap("overlays", _why_no_overlays(run), _report_command(run))
+        yield Gap(OVERLAYS, _why_no_overlays(run), _report_command(run))
 
 
 def _per_sample(run: Run) -> Gap:
@@ -79,7 +81,7 @@ def _per_sample(run: Run) -> Gap:
         f"{run_folder.TRIALS} has the mean of each trial, not the divergence of each sample. "
         "The same search makes the study again:"
     )
-    return Gap("samples", why, search_command(run))
+    return Gap(SAMPLES, why, search_command(run))
 
 
 def _end(run: Run) -> Gap:
@@ -88,7 +90,7 @@ def _end(run: Run) -> Gap:
         f"The search runs, or was interrupted after {done} trials. In its end it measures plain "
         "strategies and held-out samples and records overlays. The same command goes on:"
     )
-    return Gap("end of the search", why, search_command(run))
+    return Gap(END, why, search_command(run))
 
 
 def _held_out(run: Run) -> Iterator[Gap]:

@@ -10,7 +10,7 @@ function colour(name) {
 
 // Names of columns that have no room are left out evenly; hovering says them all.
 function thinned(axis, width) {
-  if (!axis.tickvals) return axis;
+  if (!axis.ticktext) return axis;
   const letters = Math.max(...axis.ticktext.map((text) => String(text).length));
   const step = Math.ceil(axis.tickvals.length * (9 + 7 * letters) / Math.max(width, 1));
   const some = (values) => values.filter((_, place) => place % step === 0);

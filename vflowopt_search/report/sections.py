@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vflowopt_search.report import figures, frames, html, landscape, landscape_figures
-from vflowopt_search.report.gaps import Gap, gaps
+from vflowopt_search.report.gaps import END, OVERLAYS, SAMPLES, Gap, gaps
 from vflowopt_search.report.overlay_html import overlay_cards, thumbnails
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
@@ -28,8 +28,8 @@ def sections(run: Run, overlay_bytes: int) -> Iterator[Section]:
     yield _importance(importance)
     yield _parallel(run, importance.parameter)
     yield _slices(run, importance.parameter)
-    yield _heatmap(run, missing.get("samples"))
-    yield _overlays(run, overlay_bytes, missing.get("overlays") or missing.get("end of the search"))
+    yield _heatmap(run, missing.get(SAMPLES))
+    yield _overlays(run, overlay_bytes, missing.get(OVERLAYS) or missing.get(END))
 
 
 def _history(run: Run) -> Section:
@@ -148,6 +148,8 @@ def _overlays(run: Run, allowance: int, missing: Gap | None) -> Section:
         "divergence: the tokens that each stage leaves alive are bright, those that it merges "
         "into one have one colour and an outline where the merged token stands.",
         before=overlay_cards(run, allowance),
-        instead=missing.why if missing else "No trial has been measured on all samples yet.",
+        instead=missing.why
+        if missing
+        else "None were recorded; a search records them in its folder at its end.",
         way=missing.command if missing else "",
     )
