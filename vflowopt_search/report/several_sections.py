@@ -64,7 +64,7 @@ def _staircases(runs: Sequence[Run]) -> Section:
         tab="compare",
         title="Where each budget goes",
         text="Share of the visual tokens alive, layer by layer, under what each run found. Runs "
-        "that keep the same share a line.",
+        "that keep the same number everywhere share a line.",
         figures=[figures.staircase_figure(record)] if record.alive else [],
         instead="No run has found a strategy yet.",
     )
