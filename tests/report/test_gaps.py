@@ -60,13 +60,11 @@ def test_overlays_are_recorded_with_the_options_of_the_search(ended: Run) -> Non
     assert options(unknown)["--calibration"] == "DATA"
 
 
-@pytest.mark.parametrize("field", ["evaluation", "benchmark"])
-def test_measurements_of_another_strategy_are_called_so(ended: Run, field: str) -> None:
+def test_measurements_of_another_strategy_are_called_so(ended: Run) -> None:
     other: dict[str, Any] = {"format": "vflowopt-something/1"}
-    gap = gaps(replace(ended, **{field: other}))[
-        "accuracy" if field == "evaluation" else "speed-up and KV cache"
-    ]
-    assert gap.why.startswith(f"{field}.json is of another strategy than the one found now")
+    missing = gaps(replace(ended, evaluation=other, benchmark=other))
+    for what, file in (("accuracy", "evaluation"), ("speed-up and KV cache", "benchmark")):
+        assert missing[what].why.startswith(f"{file}.json is of another strategy than the one")
 
 
 def test_a_search_that_has_not_ended_says_how_to_go_on(ended: Run) -> None:

@@ -18,6 +18,7 @@ from vflowopt_search.report import frames, landscape
 from vflowopt_search.report.gaps import gaps
 from vflowopt_search.report.runs import Run, load_run
 from vflowopt_search.resources import studies_folder
+from vflowopt_search.trials import is_full
 
 SUMMARY: dict[str, Any] = {
     "study": "kept",
@@ -85,7 +86,7 @@ def test_the_shipped_space_gives_its_ranges_and_so_the_same_importance() -> None
     kinds = {name: kind for trial in study.trials for name, kind in trial.distributions.items()}
     cell = kinds["recycling_cell"]
     assert isinstance(cell, optuna.distributions.FloatDistribution) and cell.log
-    assert len(study.trials) == 400 and sum(map(frames.is_full, study.trials)) == 100
+    assert len(study.trials) == 400 and sum(map(is_full, study.trials)) == 100
 
 
 @pytest.mark.parametrize(

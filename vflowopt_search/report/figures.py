@@ -105,6 +105,7 @@ def staircase_figure(record: Staircase) -> go.Figure:
             mode="lines",
             name=in_lines(name),
             line={"shape": "hv", **line_style(place)},
+            cliponaxis=False,  # a line at nothing lies on the axis
             hovertemplate=f"{name}, from layer %{{x}}: %{{y:.1%}}<extra></extra>",
         )
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
