@@ -11,7 +11,7 @@ from vflowopt_search import run_folder
 from vflowopt_search.report.facts import results
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.words import FOUND
-from vflowopt_search.trials import best_full, finished, num_counted
+from vflowopt_search.trials import best_full, num_counted
 
 TESTBED = "testbed"
 """The shipped model and its data, which commands know by themselves."""
@@ -85,9 +85,9 @@ def _per_sample(run: Run) -> Gap:
 
 
 def _end(run: Run) -> Gap:
-    done = len(finished(run.study))
+    done = num_counted(run.study.get_trials(deepcopy=False))
     why = (
-        f"The search runs, or was interrupted after {done} trials. In its end it measures plain "
+        f"The search runs, or was interrupted after {done} trials. At its end it measures plain "
         "strategies and held-out samples and records overlays. The same command goes on:"
     )
     return Gap(END, why, search_command(run))
