@@ -53,7 +53,7 @@ def staircase(strategy: Strategy) -> go.Figure:
     assert strategy.model is not None and strategy.budget is not None
     depth = strategy.model.decoder_layers
     flat = [strategy.budget.mean_retained] * depth
-    alive = {"best": alive_ratios(strategy.stages, depth), "random, uniform, attention": flat}
+    alive = {"found": alive_ratios(strategy.stages, depth), "random, uniform, attention": flat}
     return figures.staircase_figure(Staircase(list(range(depth)), alive))
 
 

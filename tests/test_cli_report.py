@@ -80,7 +80,8 @@ def test_search_writes_the_command_that_makes_it_again(searched: Path, world: Wo
     again = run(*command[1:], "--json")
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["trials"]["done"] == TRIALS
-    assert " ".join(command) in (searched / run_folder.REPORT).read_text()
+    page = (searched / run_folder.REPORT).read_text()
+    assert " ".join(command) in page.replace("<span>", "").replace("</span>", "")
 
 
 def test_a_refused_search_leaves_the_command_alone(copied: Path, world: World) -> None:
@@ -89,7 +90,9 @@ def test_a_refused_search_leaves_the_command_alone(copied: Path, world: World) -
     assert (copied / run_folder.COMMAND).read_text() == before
 
 
-def test_report_needs_no_model(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_needs_no_model(
+    searched: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def loads(*args: Any) -> None:
         raise AssertionError("a report of what was recorded must load no model")
 
@@ -100,14 +103,39 @@ def test_report_needs_no_model(copied: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = run("report", copied)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"report  {page}\n"
-    assert page.read_text() == before
+    assert f"not in the report of {copied}: accuracy, speed-up and KV cache;" in result.stderr
+    # commands that add something name the folder
+    assert page.read_text().replace(str(copied), str(searched)) == before
+
+
+def test_a_result_that_was_kept_is_shown_as_one(copied: Path, world: World) -> None:
+    (copied / run_folder.JOURNAL).unlink()
+    shutil.rmtree(copied / run_folder.OVERLAYS)
+    told = run("report", copied)
+    assert told.exit_code == 0, told.stderr
+    assert f"{copied} holds a result and not the study (study.journal)" in told.stderr
+    assert f"not in the report of {copied}: divergence of each sample, accuracy," in told.stderr
+    page = (copied / run_folder.REPORT).read_text()
+    assert "This is a result that was kept" in page and "history-0-0" in page
+    samples = ("--calibration", world.samples, "--columns", "prompt=question")
+    again = run("report", copied, "--model", world.model, *samples)
+    assert again.exit_code == 0, again.stderr
+    assert again.stderr.splitlines()[-1].startswith("note: not in the report of")
+    assert "overlays" not in again.stderr.splitlines()[-1]
+    assert (copied / run_folder.REPORT).read_text().count("<article class='card'>") == 6
 
 
 def test_report_compares_runs(searched: Path, copied: Path, tmp_path: Path) -> None:
     page = tmp_path / "both.html"
     result = run("report", searched, copied, "--output", page, "--title", "Two of them", "--json")
     told = json.loads(result.stdout)
+    missing = told.pop("missing")
     assert told == {"report": str(page), "bytes": page.stat().st_size, "runs": ["mine", "mine"]}
+    assert {(gap["run"], gap["what"]) for gap in missing} == {
+        (str(folder), what)
+        for folder in (searched, copied)
+        for what in ("accuracy", "speed-up and KV cache")
+    }
     assert "<h1>Two of them</h1>" in page.read_text() and "budget-all" in page.read_text()
 
 
@@ -115,12 +143,14 @@ def test_overlays_can_be_recorded_later(copied: Path, world: World) -> None:
     before = load_overlays(copied / run_folder.OVERLAYS)
     shutil.rmtree(copied / run_folder.OVERLAYS)
     assert run("report", copied).exit_code == 0
-    assert "None were recorded" in (copied / run_folder.REPORT).read_text()
+    assert "None were recorded of the strategy found" in (copied / run_folder.REPORT).read_text()
     samples = ("--calibration", world.samples, "--columns", "prompt=question")
     result = run("report", copied, "--model", world.model, *samples)
     assert result.exit_code == 0, result.stderr
     assert load_overlays(copied / run_folder.OVERLAYS) == before
-    assert "None were recorded" not in (copied / run_folder.REPORT).read_text()
+    assert (
+        "None were recorded of the strategy found" not in (copied / run_folder.REPORT).read_text()
+    )
 
 
 def test_overlays_of_other_samples_are_refused(copied: Path, world: World) -> None:
@@ -143,7 +173,10 @@ def test_wrong_folders_are_one_sentence(tmp_path: Path) -> None:
         result = run(command, tmp_path)
         assert result.exit_code == 1
         last = result.stderr.splitlines()[-1]
-        assert "has no study.journal" in last or "optuna-dashboard is not installed" in last
+        assert (
+            "has neither study.journal nor trials.parquet" in last
+            or "optuna-dashboard is not installed" in last
+        )
 
 
 def test_the_dashboard_is_served_on_this_machine_alone(

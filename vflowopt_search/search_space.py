@@ -106,6 +106,16 @@ class SearchSpace(SpacePart):
         yield "positions", self.positions
         yield "separators", self.separators
 
+    def searched(self) -> dict[str, Parameter]:
+        """Every parameter that a trial may be asked for, by name."""
+        every = {"num_stages": self.stages.count}
+        for number, parameter in enumerate(self.stages.depths[1:], start=2):
+            every |= {f"stage{number}_depth": parameter, f"stage{number}_keep": self.stages.keep}
+        every |= dict(self.shared())
+        if self.recycling.enabled.possible == (False,):
+            del every["recycling_cell"]
+        return {name: parameter for name, parameter in every.items() if parameter.fixed is None}
+
     def asked(self, point: StartingPoint) -> Iterator[tuple[str, Parameter, Scalar | None]]:
         """Name, parameter and value of all that a starting point decides, depths apart."""
         yield "num_stages", self.stages.count, len(point.depths)
@@ -241,14 +251,7 @@ class BoundSpace:
 
     def searched(self) -> dict[str, Parameter]:
         """Every parameter that a trial may be asked for, by name."""
-        stages = self.space.stages
-        every = {"num_stages": stages.count}
-        for number, parameter in enumerate(stages.depths[1:], start=2):
-            every |= {f"stage{number}_depth": parameter, f"stage{number}_keep": stages.keep}
-        every |= dict(self.space.shared())
-        if self.space.recycling.enabled.possible == (False,):
-            del every["recycling_cell"]
-        return {name: parameter for name, parameter in every.items() if parameter.fixed is None}
+        return self.space.searched()
 
     def textbook(self) -> dict[str, Assignment]:
         """Named parameter values to try first; each gives a strategy within the ranges.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import (
     BaseStorage,
@@ -40,6 +43,17 @@ class SignedFileLock(JournalFileOpenLock):
         acquired = super().acquire()
         Path(self._lock_file).write_text(this_process(), encoding="utf-8")
         return acquired
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna prints a line for each trial; we report them ourselves."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:

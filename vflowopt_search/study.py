@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from vflowopt_search.rescoring import needs_rescoring, rescore
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
-from vflowopt_search.storage import open_storage
+from vflowopt_search.storage import open_storage, quiet_optuna
 from vflowopt_search.strategy import ModelIdentity, Strategy
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def run_study(
         StudyError: the storage cannot be opened, or its study was made in another context.
     """
     sampler = SlotSampler(settings.sampler, settings.seed, list(space.textbook().values()))
-    with _quiet_optuna():
+    with quiet_optuna():
         opened = open_storage(storage)
         study = _open_study(opened, settings, sampler)
         claim_context(study, {**(context or {}), **_own_context(objective, settings)})
@@ -277,14 +276,3 @@ def _own_context(objective: MeasuresStrategies, settings: StudySettings) -> dict
         "sampler": settings.sampler,
         "trials_per_batch": str(settings.trials_per_batch),
     }
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Optuna prints a line for each trial; we report them ourselves."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

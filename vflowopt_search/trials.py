@@ -25,6 +25,8 @@ STRATEGY = "strategy"
 """The strategy file's text."""
 PER_SAMPLE = "per_sample"
 """Divergence of each calibration sample by its number; null where it was not measured."""
+WHOLE = "whole"
+"""Of a trial that is known from a table of trials alone: whether all samples were measured."""
 SAMPLES_SEEN = "samples_seen"
 SECONDS = "seconds"
 """Wall-clock time of the measurement."""
@@ -70,6 +72,8 @@ def num_counted(trials: Iterable[FrozenTrial]) -> int:
 def is_full(trial: FrozenTrial) -> bool:
     """Whether every calibration sample was measured; only such a trial may be exported."""
     values = per_sample(trial)
+    if not values and WHOLE in trial.user_attrs:
+        return trial.state is TrialState.COMPLETE and bool(trial.user_attrs[WHOLE])
     return (
         trial.state is TrialState.COMPLETE
         and bool(values)

@@ -14,7 +14,7 @@ from tests.fake_study import fake_run
 from tests.report.overlays import whole_run
 from vflowopt_search.report.page import write_report
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.sections import TABS
+from vflowopt_search.report.section import TABS
 
 pytestmark = [
     pytest.mark.browser,
@@ -30,6 +30,20 @@ WIDTHS = "[document.documentElement.scrollWidth, window.innerWidth]"
 PICK = "document.querySelector('.pick').offsetParent === null"
 PAPER = "getComputedStyle(document.body).backgroundColor"
 INK = "document.querySelector('.shown .xtick text').style.fill"
+# Of each figure the texts that reach over its edge, and neighbours on an axis that touch.
+CUT_OFF = f"""{VISIBLE}.flatMap(p => {{
+  const edge = p.getBoundingClientRect();
+  return [...p.querySelectorAll('text')].filter(t => t.textContent && t.getClientRects().length)
+    .filter(t => {{
+      const box = t.getBoundingClientRect();
+      return box.left < edge.left - 1 || box.right > edge.right + 1;
+    }}).map(t => p.id + ': ' + t.textContent);
+}})"""
+OVERLAPPING = f"""{VISIBLE}.flatMap(p => {{
+  const boxes = [...p.querySelectorAll('.xtick text')].map(t => t.getBoundingClientRect());
+  boxes.sort((one, other) => one.left - other.left);
+  return boxes.slice(1).filter((box, n) => box.left < boxes[n].right).map(() => p.id);
+}})"""
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(18, 22, 28)"
 
 
@@ -51,7 +65,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two runs."""
     folder = tmp_path_factory.mktemp("several")
-    other = Run(fake_run(total=12).study, baselines={"random": 2.5})
+    long = "a-plain-strategy-with-a-name-that-no-phone-has-room-for"
+    other = Run(fake_run(total=12).study, baselines={"random": 2.5, long: 1.5})
     write_report([whole_run(folder), other], folder / "report.html")
     return folder / "report.html"
 
@@ -156,7 +171,38 @@ def test_tabs_can_be_reached_by_keyboard(page: Page, one: Path) -> None:
     assert page.tell("document.activeElement.dataset.tab") == "search"
     page.tell(press % "ArrowLeft")
     page.tell(press % "ArrowLeft")
-    assert page.tell("document.querySelector('[aria-selected=true]').dataset.tab") == "overlays"
+    chosen = "document.querySelector('[aria-selected=true]')"
+    assert page.tell(f"{chosen}.dataset.tab") == "overlays"
+    page.tell(press % "Home")
+    assert page.tell(f"{chosen}.dataset.tab") == "summary"
+    page.tell(press % "End")
+    assert page.tell(f"{chosen}.dataset.tab") == "overlays"
+    shown = f"document.getElementById({chosen}.getAttribute('aria-controls'))"
+    assert page.tell(f"{shown}.classList.contains('shown') && {shown}.tabIndex === 0")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_in_a_figure_is_cut_off_or_lies_over_another(
+    page: Page, several: Path, width: int
+) -> None:
+    page.size(width, 900, phone=width < 640)
+    page.open(several)
+    for tab in TABS:
+        click(page, f"#tab-{tab}")
+        assert page.tell(CUT_OFF) == [], tab
+        assert page.tell(OVERLAPPING) == [], tab
+
+
+def test_printed_are_all_tabs_on_white(page: Page, one: Path) -> None:
+    page.prefers("dark")
+    page.open(one)
+    page.tell("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.tell(PAPER) == LIGHT
+    assert page.tell("document.querySelectorAll('.panel').length") == len(TABS) - 1
+    assert page.tell("[...document.querySelectorAll('.panel')].every(p => p.offsetHeight)")
+    assert page.tell(UNDRAWN) == [] and not page.tell("document.querySelector('nav').offsetHeight")
+    page.tell("window.dispatchEvent(new Event('afterprint'))")
+    assert page.tell(PAPER) == DARK and page.tell(SHOWN) == ["comparison-0-0"]
 
 
 def test_an_empty_study_is_a_page_too(page: Page, tmp_path: Path) -> None:

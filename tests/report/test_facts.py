@@ -8,8 +8,9 @@ import optuna
 import pytest
 
 from tests.fake_study import fake_run
-from vflowopt_search.report.facts import FOUND, Result, facts, results
+from vflowopt_search.report.facts import Result, facts, results
 from vflowopt_search.report.runs import Run
+from vflowopt_search.report.words import FOUND
 from vflowopt_search.trials import is_full, value_of
 
 SUMMARY: dict[str, Any] = {
@@ -66,7 +67,7 @@ def test_the_held_out_half_is_told_where_it_was_measured(run: Run) -> None:
     assert run.strategy is not None and run.strategy.provenance is not None
     origin = run.strategy.provenance
     assert origin.objective is not None and origin.calibration is not None
-    assert "held-out" not in facts(run)["best divergence"]
+    assert "held-out" not in facts(run)["found"]
     origin = origin.model_copy(
         update={
             "objective": origin.objective.model_copy(update={"held_out": 0.125}),
@@ -75,12 +76,12 @@ def test_the_held_out_half_is_told_where_it_was_measured(run: Run) -> None:
     )
     again = Run(run.study, run.strategy.model_copy(update={"provenance": origin}))
     told = facts(again)
-    assert told["best divergence"].endswith("; 0.125 on the held-out half")
+    assert told["found"].endswith("; 0.125 on held-out samples")
     assert "24 samples and 12 held out" in told["calibration"]
     assert results(again)[0].held_out == 0.125
 
 
 def test_facts_of_an_empty_study_say_so() -> None:
     told = facts(Run(optuna.create_study(study_name="empty")))
-    assert told == {"best divergence": "none yet", "trials": "0 done"}
+    assert told == {"found": "none yet", "trials": "0 done"}
     assert results(Run(optuna.create_study(study_name="empty"))) == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vflowopt_search.report import figures
+from vflowopt_search.report import figures, palette
 from vflowopt_search.report.frames import (
     Comparison,
     History,
@@ -25,7 +25,7 @@ def test_history_shows_each_trial_once_by_how_it_ended() -> None:
     drawn = traces(figures.history_figure(record))
     assert drawn["fully measured"].x == (0, 3) and drawn["fully measured"].y == (1.0, 0.1)
     assert drawn["stopped early"].x == (1,) and drawn["stopped early"].y == (4.0,)
-    assert drawn["best so far"].y == (1.0, 1.0, 0.1)
+    assert drawn["lowest so far"].y == (1.0, 1.0, 0.1)
 
 
 def test_history_draws_each_baseline_from_end_to_end() -> None:
@@ -52,22 +52,41 @@ def test_history_is_logarithmic_only_where_values_are_far_apart(
     assert scale is None or axis.tickvals == (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def test_staircase_draws_the_best_last_and_the_last_layer_whole() -> None:
-    record = Staircase([0, 1], {"best": [0.5, 0.25], "pyramid": [0.4, 0.35]})
-    figure = figures.staircase_figure(record)
-    assert [trace.name for trace in figure.data] == ["pyramid", "best"]
-    assert figure.data[1].x == (0, 1, 2) and figure.data[1].y == (0.5, 0.25, 0.25)
+def test_staircase_draws_the_last_layer_whole_and_narrow_lines_over_wide_ones() -> None:
+    record = Staircase([0, 1], {"found": [0.5, 0.25], "pyramid": [0.4, 0.35]})
+    found, pyramid = figures.staircase_figure(record).data
+    assert (found.name, pyramid.name) == ("found", "pyramid")
+    assert found.x == (0, 1, 2) and found.y == (0.5, 0.25, 0.25)
+    assert found.line.width > pyramid.line.width and found.line.dash != pyramid.line.dash
 
 
-def test_comparison_marks_the_best() -> None:
-    bars = figures.comparison_figure(Comparison(["best", "random"], [0.1, 0.4])).data[0]
-    assert bars.x == (0.1, 0.4) and bars.y == ("best", "random")
-    assert bars.marker.color == (figures.ORANGE, figures.GREY)
+def test_staircases_that_coincide_are_one_line_with_all_their_names() -> None:
+    alive = {"found": [0.5, 0.25], "once": [0.375] * 2, "recycled": [0.375, 0.375 + 1e-16]}
+    figure = figures.staircase_figure(Staircase([0, 1], alive))
+    assert [trace.name for trace in figure.data] == ["found", "once, recycled"]
+    assert figure.layout.meta["alt"] == (
+        "found: 50.0% from layer 0, 25.0% from layer 1. once, recycled: 37.5% from layer 0."
+    )
+
+
+def test_comparison_marks_the_one_found() -> None:
+    figure = figures.comparison_figure(Comparison(["found", "random"], [0.1, 0.4]))
+    [bars] = figure.data
+    assert bars.x == (0.1, 0.4) and figure.layout.yaxis.ticktext == ("found", "random")
+    assert bars.marker.color == (palette.ORANGE, palette.GREY)
+
+
+def test_two_plain_strategies_of_one_name_are_two_bars() -> None:
+    [bars] = figures.comparison_figure(Comparison(["found", "x", "x"], [0.1, 0.4, 0.5])).data
+    assert len(set(bars.y)) == 3
 
 
 def test_importance_and_heatmap_draw_their_record() -> None:
-    importance = figures.importance_figure(ParameterImportance(["a", "b"], [0.9, 0.1])).data[0]
-    assert importance.x == (0.9, 0.1) and importance.y == ("a", "b")
-    heat = figures.heatmap_figure(SampleHeatmap([7, 2], [1, 0], [[3.0, 2.0], [9.0, 8.0]])).data[0]
+    figure = figures.importance_figure(ParameterImportance(["a", "b"], [0.998, 0.002]))
+    assert figure.data[0].x == (0.998, 0.002) and figure.layout.yaxis.ticktext == ("a", "b")
+    assert figure.data[0].text == ("100%", "<1%")
+    figure = figures.heatmap_figure(SampleHeatmap([7, 2], [1, 0], [[3.0, 2.0], [9.0, 8.0]]))
+    heat, axes = figure.data[0], (figure.layout.yaxis.ticktext, figure.layout.xaxis.ticktext)
     assert [list(row) for row in heat.z] == [[3.0, 2.0], [9.0, 8.0]]
-    assert heat.y == ("7", "2") and heat.x == ("1", "0")
+    assert axes == (("7", "2"), ("1", "0"))
+    assert list(heat.customdata[1][0]) == [2, 1]  # trial 2, sample 1

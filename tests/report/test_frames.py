@@ -59,7 +59,7 @@ def test_history_is_finite_and_its_best_never_rises(study: Study) -> None:
 def test_staircase_holds_the_budget_of_every_strategy(study: Study) -> None:
     record = frames.staircase(study)
     assert record.layer == list(range(8))
-    assert list(record.alive) == ["best", *fake_space().textbook()]
+    assert list(record.alive) == ["found", *fake_space().textbook()]
     for alive in record.alive.values():
         assert sum(alive) / 8 == pytest.approx(0.25, abs=1e-9)
         assert alive == sorted(alive, reverse=True)
@@ -102,7 +102,7 @@ def test_importance_of_a_flat_objective_is_even() -> None:
 def test_comparison_is_of_full_measurements_only(study: Study) -> None:
     record = frames.comparison(study, {"random": 9.0, "uniform": 0.2})
     assert record.divergence == sorted(record.divergence)
-    assert {"best", "random", "uniform"} < set(record.name)
+    assert {"found", "random", "uniform"} < set(record.name)
     stopped = {
         trial.user_attrs.get(trials.TEXTBOOK)
         for trial in study.trials
@@ -123,7 +123,7 @@ def test_records_of_an_empty_study_are_empty(empty: Study) -> None:
 def test_records_of_one_trial() -> None:
     study = fake_run(total=1).study
     assert frames.history(study).best == frames.history(study).value
-    assert list(frames.staircase(study).alive) == ["best", "attention-once"]
+    assert list(frames.staircase(study).alive) == ["found", "attention-once"]
     assert frames.sample_heatmap(study).trial == [0]
     assert frames.parameter_importance(study).parameter == []
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tests.fake_study import fake_run
-from vflowopt_search.report.facts import FOUND, results
+from vflowopt_search.report.facts import results
 from vflowopt_search.report.measured import Measured, accuracy_of, speed_of
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.sections import sections
+from vflowopt_search.report.words import FOUND
 
 
 def evaluation(kept: Any, sha256: str | None = None) -> dict[str, Any]:

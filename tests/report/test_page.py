@@ -20,7 +20,8 @@ from vflowopt_search import trials
 from vflowopt_search.report.overlay_html import overlay_cards
 from vflowopt_search.report.page import write_report
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.sections import TABS, sections
+from vflowopt_search.report.section import TABS
+from vflowopt_search.report.sections import sections
 
 ALLOWANCE = 1_000_000
 
@@ -57,6 +58,8 @@ class Parsed(HTMLParser):
         self.plots: list[str] = []
         self.ids: list[str] = []
         self.tabs: list[str] = []
+        self.told: dict[str, str] = {}
+        self.panels: list[str] = []
         self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -67,6 +70,10 @@ class Parsed(HTMLParser):
             self.tabs.append(given["data-tab"])
         if "plot" in given.get("class", "").split():
             self.plots.append(given["id"])
+            self.told[given["id"]] = given["aria-label"]
+        if given.get("role") == "tabpanel":
+            assert given["aria-labelledby"] in self.ids
+            self.panels.append(given["id"])
 
     def drawn(self, run: int = 0) -> list[str]:
         """Keys of the sections of a run that have figures."""
@@ -115,9 +122,32 @@ def test_the_summary_says_what_was_found(run: Run, tmp_path: Path) -> None:
     cells = dict(re.findall(r"<tr><th scope='row'>(.*?)</th><td>(.*?)</td></tr>", text))
     assert list(cells)[:2] == ["model", "calibration"]
     lowest = min(t.value for t in run.study.trials if t.value and trials.is_full(t))
-    assert cells["best divergence"].startswith(f"{lowest:.5g} in trial")
+    assert cells["found"].startswith(f"divergence {lowest:.5g} in trial")
     assert cells["trials"].startswith("30 done, ")
-    assert "<code>vflowopt-search search</code>" in text
+    words = "<code><span>vflowopt-search</span> <span>search</span></code>"
+    assert words in text  # which are broken between each other only
+
+
+def test_every_figure_is_told_in_words(run: Run, tmp_path: Path) -> None:
+    page = written(run, tmp_path)
+    assert len(page.told) == len(page.plots) and all(page.told.values())
+    assert page.told["history-0-0"].startswith("30 trials lowered the divergence to ")
+    assert page.told["comparison-0-0"].startswith("Divergence: found ")
+    assert page.panels == [f"panel-{tab}-0" for tab in page.tabs]
+
+
+def test_importance_of_few_trials_comes_with_a_caution(run: Run, tmp_path: Path) -> None:
+    words = "With care: only 30 trials were measured, and the 5 of lowest divergence"
+    assert words in written(run, tmp_path).text
+    assert "With care" not in written(finished(50), tmp_path).text
+
+
+def test_what_was_found_is_never_called_the_best(run: Run, tmp_path: Path) -> None:
+    page = written([run, finished(12)], tmp_path)
+    shown = re.sub(r"<(script|style).*?</\1>", "", page.text, flags=re.DOTALL)
+    assert "found" in shown and not re.search(r"\bbest\b", shown)
+    data = "".join(re.findall(r"<script type=.application/json.*?</script>", page.text))
+    assert "found" in data and not re.search(r"\bbest\b", data)
 
 
 def test_names_cannot_end_the_data_of_a_figure(run: Run, tmp_path: Path) -> None:
@@ -136,6 +166,7 @@ def test_small_studies_say_what_is_missing(size: str, tmp_path: Path) -> None:
     assert page.drawn() == some.get(size, [])
     for section in sections(small, ALLOWANCE):
         assert (html.escape(section.instead) in page.text) == section.empty or not section.instead
+    assert [plot for plot in page.plots if not page.told[plot]] == []
     assert "nan" not in "".join(re.findall(r"<td.*?>(.*?)</td>", page.text)).lower()
 
 

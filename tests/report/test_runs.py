@@ -73,7 +73,9 @@ def test_a_study_in_no_folder_is_a_run_too() -> None:
 
 
 def test_a_folder_without_one_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"has no study\.journal; give the output folder"):
+    with pytest.raises(
+        StudyError, match=r"has neither study\.journal nor trials\.parquet; give the"
+    ):
         load_run(tmp_path)
     (tmp_path / run_folder.JOURNAL).touch()
     with pytest.raises(StudyError, match="holds 0 studies but a run has one"):

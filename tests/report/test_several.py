@@ -16,11 +16,11 @@ def test_runs_are_drawn_by_budget() -> None:
     run = fake_run(total=3)
     runs = [Run(run.study, run.best, {"random": 0.9}), Run(run.study, None, {"random": 0.7})]
     record = budget_curve(runs)
-    assert record.retain == {"best": [0.25, 0.25], "random": [0.25, 0.25]}
+    assert record.retain == {"found": [0.25, 0.25], "random": [0.25, 0.25]}
     assert record.divergence["random"] == [0.9, 0.7]
     budgets, middle = record.medians("random")
     assert budgets == [0.25] and middle == pytest.approx([0.8])
-    assert record.run["best"] == ["fake", "fake"] and record.remark == ""
+    assert record.run["found"] == ["fake", "fake"] and record.remark == ""
 
 
 def test_the_held_out_half_is_a_series_of_its_own() -> None:
@@ -29,7 +29,7 @@ def test_the_held_out_half_is_a_series_of_its_own() -> None:
     measured = run.best.provenance.objective.model_copy(update={"held_out": 0.5})
     origin = run.best.provenance.model_copy(update={"objective": measured})
     best = run.best.model_copy(update={"provenance": origin})
-    assert budget_curve([Run(run.study, best)]).divergence["best, held out"] == [0.5]
+    assert budget_curve([Run(run.study, best)]).divergence["found, held out"] == [0.5]
 
 
 def test_what_measures_different_things_is_not_compared() -> None:
@@ -43,7 +43,7 @@ def test_other_samples_are_compared_with_a_remark() -> None:
     run = fake_run(total=1)
     other = fake_run(total=1, context=CONTEXT | {"calibration_sha256": "bead"})
     record = budget_curve([Run(run.study), Run(other.study)])
-    assert record.retain["best"] == [0.25, 0.25]
+    assert record.retain["found"] == [0.25, 0.25]
     assert "different calibration samples" in record.remark
 
 
@@ -54,7 +54,7 @@ def test_the_best_of_each_run_stand_beside_each_other() -> None:
     assert list(several.named(runs)) == [*names, "none"]
     stairs = several.staircases(runs)
     assert list(stairs.alive) == names
-    assert stairs.alive[names[1]] == staircase(other.study).alive["best"]
+    assert stairs.alive[names[1]] == staircase(other.study).alive["found"]
     record = several.progress(runs)
     assert record.best == {
         name: history(r.study).best for name, r in zip(names, runs, strict=False)
@@ -70,7 +70,9 @@ def test_of_empty_studies_there_is_nothing() -> None:
 
 
 def test_the_budget_figure_has_points_and_medians() -> None:
-    curve = BudgetCurve({"best": [0.1, 0.1, 0.2]}, {"best": [3.0, 1.0, 0.5]}, {"best": ["a"] * 3})
+    curve = BudgetCurve(
+        {"found": [0.1, 0.1, 0.2]}, {"found": [3.0, 1.0, 0.5]}, {"found": ["a"] * 3}
+    )
     points, line = landscape_figures.budget_figure(curve).data
     assert points.y == (3.0, 1.0, 0.5)
     assert line.x == (0.1, 0.2) and line.y == (2.0, 0.5)

@@ -67,7 +67,8 @@ def write_overlays(
     overlays, pictures = record_overlays(
         objective,
         strategy,
-        trials.measured(best),
+        # a table of trials has no divergences of samples
+        trials.measured(best) or objective.measure(strategy, range(objective.num_samples)),
         hardest=sample_heatmap(study).sample,
         on_step=shown.step,
     )

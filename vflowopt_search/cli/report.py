@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 PORT = 8080
 SEVERAL = Path("report.html")
 
-Runs = Annotated[list[Path], typer.Argument(help="Output folders of searches.")]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(help="Output folders of searches, or results that were kept of them."),
+]
 OneRun = Annotated[Path, typer.Argument(help="Output folder of a search.")]
 Page = Annotated[
     Path | None,
@@ -54,7 +59,8 @@ def report(
     """Write one HTML page about a run, or several beside each other; it needs no network.
 
     A search writes the page itself in the end; this writes it again, also while a search runs.
-    What `evaluate` and `bench` left in the folder is shown too.
+    What `evaluate` and `bench` left in the folder is shown too; what is missing is said, with
+    the command that adds it.
 
     Example: vflowopt-search report runs/quickstart
 
@@ -63,6 +69,7 @@ def report(
     from vflowopt_search.cli.job import DataOptions, parse_columns
     from vflowopt_search.cli.loading import ModelSource
     from vflowopt_search.cli.pictures import written
+    from vflowopt_search.report.gaps import gaps
     from vflowopt_search.report.page import write_report
     from vflowopt_search.report.runs import load_run
 
@@ -76,11 +83,33 @@ def report(
     page = output or (runs[0] / run_folder.REPORT if len(runs) == 1 else SEVERAL)
     with written(page):
         write_report(loaded, page, title=title)
+    missing = {folder: list(gaps(run).values()) for folder, run in zip(runs, loaded, strict=True)}
     if as_json:
-        size = page.stat().st_size
-        print_json({"report": str(page), "bytes": size, "runs": [run.name for run in loaded]})
+        told = [
+            {"run": str(run)} | asdict(gap) for run, several in missing.items() for gap in several
+        ]
+        about = {"report": str(page), "bytes": page.stat().st_size}
+        print_json(about | {"runs": [run.name for run in loaded], "missing": told})
         return
     stdout().print(f"report  {page}", soft_wrap=True)
+    for folder, run in zip(runs, loaded, strict=True):
+        _say_what_is_missing(folder, run, [gap.what for gap in missing[folder]])
+
+
+def _say_what_is_missing(folder: Path, run: Run, missing: Sequence[str]) -> None:
+    """What the page does not show of a run, on stderr; the page says why and what adds it."""
+    if run.restored:
+        typer.echo(
+            f"note: {folder} holds a result and not the study ({run_folder.JOURNAL}); its trials "
+            f"are those of {run_folder.TRIALS}",
+            err=True,
+        )
+    if missing:
+        typer.echo(
+            f"note: not in the report of {folder}: {', '.join(missing)}; the page says why, and "
+            f"which command adds each",
+            err=True,
+        )
 
 
 def dashboard(run: OneRun, port: Port = PORT, storage: Storage = None) -> None:

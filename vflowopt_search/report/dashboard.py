@@ -34,7 +34,11 @@ def serve(folder: Path, port: int, *, url: str | None, ready: Callable[[], None]
             "optuna-dashboard is not installed; run pip install 'vflowopt-search[dashboard]', or "
             "open the run's report.html, which needs nothing"
         )
-    load_run(folder, storage=url)  # says what is wrong with the folder
+    if load_run(folder, storage=url).restored:  # and it says what else is wrong with the folder
+        raise StudyError(
+            f"{folder} holds a result but no {run_folder.JOURNAL}, which the dashboard shows; "
+            f"look at it with vflowopt-search report {folder}"
+        )
     _refuse_taken(port)
     from optuna_dashboard import run_server
 

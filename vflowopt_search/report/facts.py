@@ -13,11 +13,10 @@ from vflowopt_search.budget import mean_retained
 from vflowopt_search.outcome import VERSIONS
 from vflowopt_search.report.measured import UNPRUNED, Measured, accuracy_of, speed_of
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.words import METRICS
+from vflowopt_search.report.words import FOUND, METRICS
 from vflowopt_search.strategy import Objective, Strategy
 from vflowopt_search.trials import best_full, outcome_of, value_of
 
-FOUND = "found"
 SAME_BUDGET = 0.01
 """Shares of visual tokens that differ by more are not of one budget; whole tokens differ less."""
 
@@ -27,7 +26,7 @@ class Result:
     """One strategy beside the others at the same budget; None where nothing was measured.
 
     Attributes:
-        name: of the strategy; `found` is the best of the search, `unpruned` the whole model.
+        name: of the strategy; `found` is what the search found, `unpruned` the whole model.
         retained: share of the visual tokens alive, mean over the decoder layers.
         divergence: mean over the samples that the search looked at.
         held_out: mean over samples that it did not see.
@@ -78,7 +77,7 @@ def facts(run: Run) -> dict[str, str]:
         "calibration": _calibration(run),
         "divergence": METRICS.get(context.get("metric", ""), context.get("metric", "")),
         "budget": _budget(run),
-        "best divergence": _best(run),
+        "found": _best(run),
         "trials": _trials(run),
         "sample evaluations": _evaluations(run),
         "run": _environment(run),
@@ -161,10 +160,10 @@ def _best(run: Run) -> str:
     best = best_full(run.study.get_trials(deepcopy=False))
     if best is None:
         return "none yet"
-    said = f"{value_of(best):.5g} in trial {best.number}"
+    said = f"divergence {value_of(best):.5g} in trial {best.number}"
     objective = _objective(run.strategy)
     if objective is not None and objective.held_out is not None:
-        said += f"; {objective.held_out:.5g} on the held-out half"
+        said += f"; {objective.held_out:.5g} on held-out samples"
     return said
 
 

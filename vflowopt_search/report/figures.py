@@ -1,9 +1,13 @@
-"""Records of a study as plotly figures; they hold no number that is not in the record."""
+"""Records of a study as plotly figures; they hold no number that is not in the record.
+
+Each says in words, as `layout.meta["alt"]`, what is to be seen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import floor, log10
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -14,22 +18,60 @@ from vflowopt_search.report.frames import (
     SampleHeatmap,
     Staircase,
 )
+from vflowopt_search.report.palette import (
+    BLUE,
+    DASHES,
+    GREY,
+    ORANGE,
+    OTHERS,
+    coinciding,
+    described,
+    in_lines,
+    line_style,
+)
+from vflowopt_search.report.words import FOUND
 
-BLUE, ORANGE, GREY = "#3b82f6", "#f97316", "#8b95a5"
-"""Colours that can be read on white and on black."""
-OTHERS = ("#14b8a6", "#a855f7", "#eab308", "#ec4899", "#84cc16", "#64748b")
 _ROW_PIXELS = 26
 _ROOM_FOR_TEXT = 1.3
 _FAR_APART = 5
-"""From this ratio on, a logarithmic axis: the worst trials would press the best to the ground."""
+"""From this ratio on, a logarithmic axis: the worst trials would press the others to the ground."""
+_MOST_SAMPLE_LABELS = 48
 
 
 def history_figure(record: History) -> go.Figure:
-    """Each trial's divergence, by how it ended, and the best so far as a step line."""
-    figure = empty_figure("trial", "divergence")
+    """Each trial's divergence, by how it ended, and the lowest so far as a step line."""
+    figure = empty_figure("trial", "mean divergence")
+    _trials_by_outcome(figure, record)
+    figure.add_scatter(
+        x=record.trial,
+        y=record.best,
+        mode="lines",
+        name="lowest so far",
+        line={"shape": "hv", "color": ORANGE, "width": 2.5},
+        hovertemplate="lowest so far: %{y:.5f}<extra></extra>",
+    )
+    for place, (name, value) in enumerate(record.baselines.items()):
+        figure.add_scatter(
+            x=[record.trial[0], record.trial[-1]],
+            y=[value, value],
+            mode="lines",
+            name=in_lines(name),
+            line={
+                "color": OTHERS[place % len(OTHERS)],
+                "width": 1.8,
+                "dash": DASHES[1 + place % (len(DASHES) - 1)],
+            },
+            hovertemplate=f"{name}: %{{y:.5f}}<extra></extra>",
+        )
+    logarithmic_where_far_apart(figure, [*record.value, *record.baselines.values()])
+    described(figure, [f"{len(record.trial)} trials", *_lowest(record.best), *_plain(record)])
+    return figure
+
+
+def _trials_by_outcome(figure: go.Figure, record: History) -> None:
     for outcome, name, symbol, colour in (
-        ("complete", "fully measured", "circle", BLUE),
         ("stopped", "stopped early", "circle-open", GREY),
+        ("complete", "fully measured", "circle", BLUE),
     ):
         rows = [row for row, ended in enumerate(record.outcome) if ended == outcome]
         figure.add_scatter(
@@ -39,105 +81,143 @@ def history_figure(record: History) -> go.Figure:
             mode="markers",
             name=name,
             marker={"symbol": symbol, "color": colour, "size": 7},
-            hovertemplate="trial %{x}: %{y:.5f}<br>%{text}<extra></extra>",
+            hovertemplate=f"trial %{{x}}, {name}: %{{y:.5f}}<br>%{{text}}<extra></extra>",
         )
-    figure.add_scatter(
-        x=record.trial,
-        y=record.best,
-        mode="lines",
-        name="best so far",
-        line={"shape": "hv", "color": ORANGE, "width": 2.5},
-        hovertemplate="best so far: %{y:.5f}<extra></extra>",
-    )
-    for (name, value), colour in zip(record.baselines.items(), OTHERS, strict=False):
-        figure.add_scatter(
-            x=[record.trial[0], record.trial[-1]],
-            y=[value, value],
-            mode="lines",
-            name=name,
-            line={"color": colour, "width": 1.5, "dash": "dash"},
-            hovertemplate=f"{name}: %{{y:.5f}}<extra></extra>",
-        )
-    logarithmic_where_far_apart(figure, [*record.value, *record.baselines.values()])
-    return figure
+
+
+def _lowest(best: Sequence[float]) -> list[str]:
+    return [f"lowered the divergence to {best[-1]:.4g}."] if best else []
+
+
+def _plain(record: History) -> list[str]:
+    named = [f"{name} {value:.4g}" for name, value in record.baselines.items()]
+    return [f"Plain strategies: {', '.join(named)}."] if named else []
 
 
 def staircase_figure(record: Staircase) -> go.Figure:
-    """The share of visual tokens alive from layer to layer."""
+    """The share of visual tokens alive from layer to layer; equal lines are one with two names."""
     figure = empty_figure("decoder layer", "visual tokens alive")
-    colours = {"best": ORANGE, **dict(zip(_without_best(record), _cycle(), strict=False))}
-    for name, alive in reversed(record.alive.items()):  # the best is drawn last, on top
-        is_best = name == "best"
+    for place, (name, alive) in enumerate(coinciding(record.alive).items()):
         figure.add_scatter(
             # One more point, so that the last layer is as wide as the others.
             x=[*record.layer, len(record.layer)],
             y=[*alive, alive[-1]],
             mode="lines",
-            name=name,
-            line={
-                "shape": "hv",
-                "color": colours[name],
-                "width": 3.5 if is_best else 2,
-                "dash": "solid" if is_best else "dot",
-            },
-            hovertemplate=f"{name}, layer %{{x}}: %{{y:.1%}}<extra></extra>",
+            name=in_lines(name),
+            line={"shape": "hv", **line_style(place)},
+            cliponaxis=False,  # a line at nothing lies on the axis
+            hovertemplate=f"{name}, from layer %{{x}}: %{{y:.1%}}<extra></extra>",
         )
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     figure.update_xaxes(dtick=max(1, len(record.layer) // 10))
+    described(figure, [_steps(name, alive) for name, alive in coinciding(record.alive).items()])
     return figure
 
 
+def _steps(name: str, alive: Sequence[float]) -> str:
+    """Where a staircase goes down."""
+    steps = [f"{alive[0]:.1%} from layer 0"]
+    for layer in range(1, len(alive)):
+        if alive[layer] != alive[layer - 1]:
+            steps.append(f"{alive[layer]:.1%} from layer {layer}")
+    return f"{name}: {', '.join(steps)}."
+
+
 def comparison_figure(record: Comparison) -> go.Figure:
-    """The best strategy beside plain ones; shorter is better."""
-    figure = empty_figure("divergence", "", rows=len(record.name))
-    figure.add_bar(
-        x=record.divergence,
-        y=record.name,
-        orientation="h",
-        marker={"color": [ORANGE if name == "best" else GREY for name in record.name]},
-        text=[f"{value:.3g}" for value in record.divergence],
-        textposition="outside",
-        hovertemplate="%{y}: %{x:.5f}<extra></extra>",
-    )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(range=[0, _ROOM_FOR_TEXT * max(record.divergence, default=1)])
+    """The found strategy beside plain ones; shorter is better."""
+    colours = [ORANGE if name == FOUND else GREY for name in record.name]
+    figure = _bars("mean divergence, lower is better", record.name, record.divergence, colours)
+    figure.update_traces(text=[f"{value:.3g}" for value in record.divergence])
+    figure.update_traces(hovertemplate="%{customdata}: %{x:.5f}<extra></extra>")
+    pairs = zip(record.name, record.divergence, strict=True)
+    described(figure, ["Divergence:", ", ".join(f"{name} {value:.4g}" for name, value in pairs)])
     return figure
 
 
 def importance_figure(record: ParameterImportance) -> go.Figure:
-    """How much each parameter decides whether a trial is among the best."""
-    figure = empty_figure("importance", "", rows=len(record.parameter))
+    """How much each parameter decides whether a trial is among those of lowest divergence."""
+    colours = [BLUE] * len(record.parameter)
+    figure = _bars("importance", record.parameter, record.importance, colours)
+    texts = ["<1%" if 0 < share < 0.005 else f"{share:.0%}" for share in record.importance]
+    figure.update_traces(text=texts, hovertemplate="%{customdata}: %{x:.1%}<extra></extra>")
+    figure.update_xaxes(tickformat=".0%")
+    pairs = zip(record.parameter, texts, strict=True)
+    described(figure, ["Importance:", ", ".join(f"{name} {text}" for name, text in pairs)])
+    return figure
+
+
+def _bars(x: str, names: Sequence[str], values: Sequence[float], colours: list[str]) -> go.Figure:
+    """A bar for each name, the first on top, with room for its number."""
+    figure = empty_figure(x, "", rows=len(names))
     figure.add_bar(
-        x=record.importance,
-        y=record.parameter,
+        x=list(values),
+        y=list(range(len(names))),  # not the names: two that look alike would be one bar
+        customdata=list(names),
         orientation="h",
-        marker={"color": BLUE},
-        text=[f"{share:.0%}" for share in record.importance],
+        marker={"color": colours},
         textposition="outside",
-        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+        cliponaxis=False,
     )
-    figure.update_yaxes(autorange="reversed", type="category")
-    longest = max(record.importance, default=1)
-    figure.update_xaxes(tickformat=".0%", range=[0, _ROOM_FOR_TEXT * longest])
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[in_lines(name, 22) for name in names],
+        range=[len(names) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_xaxes(range=[0, _ROOM_FOR_TEXT * max(values, default=1)], nticks=6)
+    figure.update_layout(margin={"r": 26})  # the last number of the axis reaches over its end
     return figure
 
 
 def heatmap_figure(record: SampleHeatmap) -> go.Figure:
-    """Which samples are hard, and whether the best trials find the same ones hard."""
-    figure = empty_figure(
-        "calibration sample, hardest first", "trial, best first", len(record.trial)
-    )
+    """Which samples are hard, and whether the leading trials find the same ones hard."""
+    samples, trials = len(record.sample), len(record.trial)
+    figure = empty_figure("calibration sample, hardest on the left", "trial", trials + 1)
     figure.add_heatmap(
         z=record.value,
-        x=[str(sample) for sample in record.sample],
-        y=[str(trial) for trial in record.trial],
+        x=list(range(samples)),
+        y=list(range(trials)),
+        customdata=[[[trial, sample] for sample in record.sample] for trial in record.trial],
         colorscale="Viridis",
-        colorbar={"title": {"text": "divergence", "side": "right"}, "thickness": 12},
-        hovertemplate="trial %{y}, sample %{x}: %{z:.5f}<extra></extra>",
+        colorbar={
+            "title": {"text": "divergence", "side": "top"},
+            "orientation": "h",
+            "thickness": 10,
+            "len": 0.5,
+            "lenmode": "fraction",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.0,
+            "yanchor": "bottom",
+            "ypad": 4,
+            "nticks": 5,
+        },
+        hovertemplate="trial %{customdata[0]}, sample %{customdata[1]}: %{z:.5f}<extra></extra>",
     )
-    figure.update_xaxes(type="category", nticks=12)
-    figure.update_yaxes(autorange="reversed", type="category", nticks=len(record.trial))
+    step = -(-samples // _MOST_SAMPLE_LABELS)
+    places = list(range(0, samples, max(step, 1)))
+    figure.update_xaxes(
+        tickvals=places,
+        ticktext=[str(record.sample[place]) for place in places],
+        tickangle=0,
+        showgrid=False,
+        range=[-0.5, samples - 0.5],
+    )
+    figure.update_yaxes(
+        tickvals=list(range(trials)),
+        ticktext=[str(trial) for trial in record.trial],
+        range=[trials - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    described(figure, [f"{trials} trials on {samples} samples.", *_hardest(record)])
     return figure
+
+
+def _hardest(record: SampleHeatmap) -> list[str]:
+    first = ", ".join(map(str, record.sample[:5]))
+    return [f"The hardest are, from the hardest on: {first}."] if first else []
 
 
 def empty_figure(x: str, y: str, rows: int | None = None) -> go.Figure:
@@ -146,7 +226,7 @@ def empty_figure(x: str, y: str, rows: int | None = None) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         height=380 if rows is None else 110 + _ROW_PIXELS * max(rows, 3),
-        margin={"l": 12, "r": 12, "t": 12, "b": 12},
+        margin={"l": 12, "r": 16, "t": 12, "b": 12},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         font={"family": "system-ui, sans-serif", "size": 13},
     )
@@ -158,21 +238,18 @@ def empty_figure(x: str, y: str, rows: int | None = None) -> go.Figure:
 def logarithmic_where_far_apart(figure: go.Figure, values: Sequence[float]) -> None:
     """A logarithmic y axis, with round numbers, where values lie far apart."""
     if values and max(values) > _FAR_APART * min(values) > 0:
-        ticks = _round_numbers(min(values), max(values))
-        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        figure.update_yaxes(**logarithmic(min(values), max(values)))
 
 
-def _round_numbers(low: float, high: float) -> list[float]:
+def logarithmic(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis that says round numbers."""
+    ticks = round_numbers(low, high)
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def round_numbers(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten from `low` to `high`."""
     powers = range(floor(log10(low)), floor(log10(high)) + 1)
     # Not 10.0**power, which is 0.010000000000000002 for some.
     candidates = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
     return [number for number in candidates if low <= number <= high]
-
-
-def _without_best(record: Staircase) -> list[str]:
-    return [name for name in record.alive if name != "best"]
-
-
-def _cycle() -> list[str]:
-    return list(OTHERS) * 4

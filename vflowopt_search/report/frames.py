@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import fsum, isfinite
+from math import ceil, fsum, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vflowopt_search import trials
 from vflowopt_search.budget import alive_ratios
 from vflowopt_search.documents import draft_of
 from vflowopt_search.outcome import strategy_of
+from vflowopt_search.report.words import FOUND
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import Outcome, best_full, is_full, outcome_of, value_of
 
@@ -26,6 +27,10 @@ MIN_TRIALS_FOR_IMPORTANCE = 10
 """With fewer, which parameters mattered is a guess."""
 BEST_SHARE_TRIALS = 5
 """How many trials at least are the good ones that importance explains (PED-ANOVA)."""
+BEST_SHARE = 0.1
+"""The share of the trials that they are in a longer study."""
+SOUND_TRIALS_FOR_IMPORTANCE = round(BEST_SHARE_TRIALS / BEST_SHARE)
+"""With fewer, the good ones are too few to be a tenth, and the order is rough."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class History:
 
 @dataclass(frozen=True)
 class Staircase:
-    """Share of visual tokens alive in each decoder layer, by strategy; `best` comes first."""
+    """Share of visual tokens alive in each decoder layer, by strategy; the found comes first."""
 
     layer: list[int]
     alive: dict[str, list[float]]
@@ -66,11 +71,20 @@ class ParameterImportance:
 
     parameter: list[str]
     importance: list[float]
+    trials: int = 0
+    """How many were measured."""
+    explained: int = 0
+    """How many of them, those of lowest divergence, are compared with all."""
+
+    @property
+    def rough(self) -> bool:
+        """Whether so few trials are compared that others could change the order."""
+        return self.trials < SOUND_TRIALS_FOR_IMPORTANCE
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Divergence of the best strategy and of plain ones at the same budget, lowest first."""
+    """Divergence of the strategy found and of plain ones at the same budget, lowest first."""
 
     name: list[str]
     divergence: list[float]
@@ -94,24 +108,24 @@ def history(study: Study, baselines: Mapping[str, float] | None = None) -> Histo
 
 
 def staircase(study: Study, baselines: Mapping[str, float] | None = None) -> Staircase:
-    """Of the best strategy, of the textbook's, and of `baselines`, which drop all at layer 0."""
+    """Of the strategy found, of the textbook's, and of `baselines`, which drop all at layer 0."""
     best = best_full(study.get_trials(deepcopy=False))
-    chosen = {} if best is None else {"best": best}
+    chosen = {} if best is None else {FOUND: best}
     textbook = {t.user_attrs[trials.TEXTBOOK]: t for t in measured_trials(study) if _is_textbook(t)}
     strategies = {name: strategy_of(trial) for name, trial in {**chosen, **textbook}.items()}
     depth = max((_depth(strategy) for strategy in strategies.values()), default=0)
     alive = {name: alive_ratios(s.stages, depth) for name, s in strategies.items()}
-    if baselines and "best" in alive:
+    if baselines and FOUND in alive:
         # one line for all: they differ in which tokens they keep, not in how many
-        alive[", ".join(sorted(baselines))] = [fsum(alive["best"]) / depth] * depth
+        alive[", ".join(sorted(baselines))] = [fsum(alive[FOUND]) / depth] * depth
     return Staircase(layer=list(range(depth)), alive=alive)
 
 
 def sample_heatmap(study: Study, top: int = 20) -> SampleHeatmap:
     """Of the `top` best among fully measured trials."""
-    full = sorted(filter(is_full, measured_trials(study)), key=lambda t: (value_of(t), t.number))[
-        :top
-    ]
+    # one that comes from a table of trials has no divergence of each sample
+    known = [trial for trial in measured_trials(study) if is_full(trial) and trials.measured(trial)]
+    full = sorted(known, key=lambda trial: (value_of(trial), trial.number))[:top]
     rows = [trials.measured(trial) for trial in full]
     columns = list(zip(*rows, strict=True))
     hardest = sorted(range(len(columns)), key=lambda sample: (-fsum(columns[sample]), sample))
@@ -127,26 +141,30 @@ def parameter_importance(study: Study) -> ParameterImportance:
     num_trials = len(measured_trials(study))
     if num_trials < MIN_TRIALS_FOR_IMPORTANCE:
         return ParameterImportance([], [])
-    evaluator = PedAnovaImportanceEvaluator(
-        target_quantile=max(0.1, BEST_SHARE_TRIALS / num_trials)
-    )
+    share = max(BEST_SHARE, BEST_SHARE_TRIALS / num_trials)
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
     with warnings.catch_warnings():
         # Optuna warns of parameters that few trials have; they come out as unimportant.
         warnings.simplefilter("ignore", UserWarning)
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-    return ParameterImportance([name for name, _ in ranked], [share for _, share in ranked])
+    return ParameterImportance(
+        [name for name, _ in ranked],
+        [part for _, part in ranked],
+        num_trials,
+        ceil(share * num_trials),
+    )
 
 
 def comparison(study: Study, baselines: Mapping[str, float] | None = None) -> Comparison:
-    """The best, the fully measured of the textbook, and `baselines` (name to divergence)."""
+    """The one found, the fully measured of the textbook, and `baselines` (name to divergence)."""
     best = best_full(study.get_trials(deepcopy=False))
     if best is None:
         return Comparison([], [])
     textbook = [t for t in measured_trials(study) if _is_textbook(t) and is_full(t)]
     rows = {t.user_attrs[trials.TEXTBOOK]: value_of(t) for t in textbook}
     rows.update(baselines or {})
-    ranked = sorted({**rows, "best": value_of(best)}.items(), key=lambda row: (row[1], row[0]))
+    ranked = sorted({**rows, FOUND: value_of(best)}.items(), key=lambda row: (row[1], row[0]))
     return Comparison([name for name, _ in ranked], [value for _, value in ranked])
 
 

@@ -9,6 +9,9 @@ from io import BytesIO
 
 from PIL import Image
 
+_UNBROKEN = 30
+"""A word of a command that has fewer letters fits every screen whole."""
+
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """A list of names and values."""
@@ -43,8 +46,21 @@ def tiles(values: Iterable[tuple[str, str, str]]) -> str:
 
 
 def code(text: str) -> str:
-    """A command to copy."""
-    return f"<pre class='code'><code>{escape(text)}</code></pre>"
+    """A command to copy; it breaks between its words, not within an option."""
+    words = " ".join(
+        f"<span>{escape(word)}</span>" if len(word) < _UNBROKEN else escape(word)
+        for word in text.split(" ")
+    )
+    return f"<pre class='code'><code>{words}</code></pre>"
+
+
+def remarks(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Headings, each with a sentence and a command, which may be empty."""
+    return "".join(
+        f"<h3>{escape(name)}</h3><p class='label'>{escape(why)}</p>"
+        f"{code(command) if command else ''}"
+        for name, why, command in rows
+    )
 
 
 def picture(image: Image.Image, alt: str) -> str:

@@ -23,7 +23,7 @@ BEST_SHARE, GOOD_SHARE = 0.1, 0.4
 """Of all measured trials, how many the two leading groups of parallel coordinates have."""
 MOST_POINTS, MOST_LINES = 1000, 500
 """So many trials are drawn of a long study; more would make a page large and a figure black."""
-GROUPS = ("best tenth", "next three tenths", "the others")
+GROUPS = ("lowest tenth", "next three tenths", "the others")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Slice:
     log: bool
     choices: list[str]
     """Of a categorical parameter, in the order of the search space; empty of others."""
+    trial: list[int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ParallelCoordinates:
     trial: list[int]
     divergence: list[float]
     group: list[str]
-    """Which of `GROUPS`; the best tenth comes first, and in it the best trial."""
+    """Which of `GROUPS`; the tenth of lowest divergence comes first, its best trial before all."""
     place: list[list[float | None]]
     """One row per trial: its place on each axis, None for a parameter that it does not have."""
 
@@ -138,6 +139,7 @@ def _slice(
         best=next((row for row, trial in enumerate(having) if trial is best), None),
         log=_is_log(kind),
         choices=choices,
+        trial=[trial.number for trial in having],
     )
 
 

@@ -10,10 +10,12 @@ from vflowopt_search import run_folder
 from vflowopt_search.report import html
 from vflowopt_search.report.frames import SampleHeatmap
 from vflowopt_search.report.overlay import Panel, opened, sample_panels
-from vflowopt_search.report.overlay_record import Overlays, SampleOverlay
+from vflowopt_search.report.overlay_record import Overlays, Role, SampleOverlay
 from vflowopt_search.report.runs import Run
 
 SHOWN_THUMBNAILS = 8
+_ROLES: dict[Role, str] = {"worst": "highest", "median": "middle", "best": "lowest"}
+"""What the divergence of a sample is among all."""
 
 
 def overlay_cards(run: Run, allowance: int) -> str:
@@ -62,7 +64,7 @@ def _card(overlays: Overlays, sample: SampleOverlay, folder: Path) -> str:
     left_out = sample.all_views - len(sample.views)
     more = f" {len(sample.views)} of its {sample.all_views} views are shown." if left_out else ""
     return (
-        f"<article class='card'><h3><span class='role {sample.role}'>{sample.role}</span> "
+        f"<article class='card'><h3><span class='role {sample.role}'>{_ROLES[sample.role]}</span> "
         f"sample {sample.sample} <small>divergence {sample.divergence:.4g}</small></h3>"
         f"<p class='prompt'>{escape(_short(sample.prompt, 300))}</p>"
         f"<p class='label'>{escape(tokens_in_words(overlays, sample))}{more}</p>{views}</article>"

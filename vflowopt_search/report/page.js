@@ -8,7 +8,16 @@ function colour(name) {
   return getComputedStyle(root).getPropertyValue(name).trim();
 }
 
-function themed(layout) {
+// Names of columns that have no room are left out evenly; hovering says them all.
+function thinned(axis, width) {
+  if (!axis.ticktext) return axis;
+  const letters = Math.max(...axis.ticktext.map((text) => String(text).length));
+  const step = Math.ceil(axis.tickvals.length * (9 + 7 * letters) / Math.max(width, 1));
+  const some = (values) => values.filter((_, place) => place % step === 0);
+  return { ...axis, tickvals: some(axis.tickvals), ticktext: some(axis.ticktext) };
+}
+
+function themed(layout, width) {
   const ink = colour("--ink"), line = colour("--line"), card = colour("--card");
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, fixedrange: touch };
   const narrow = root.clientWidth < 640;
@@ -19,7 +28,7 @@ function themed(layout) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { ...layout.font, color: ink, size: narrow ? 11 : layout.font.size },
     hoverlabel: { bgcolor: card, bordercolor: line, font: { color: ink } },
-    xaxis: { ...layout.xaxis, ...axis },
+    xaxis: { ...thinned(layout.xaxis, width - 90), ...axis },
     yaxis: { ...layout.yaxis, ...axis },
   };
 }
@@ -28,7 +37,7 @@ function draw(again) {
   for (const div of all(".plot")) {
     if (!window.Plotly || div.offsetParent === null || (div.dataset.drawn && !again)) continue;
     const figure = JSON.parse(document.getElementById(div.id + "-data").textContent);
-    Plotly.react(div, figure.data, themed(figure.layout), {
+    Plotly.react(div, figure.data, themed(figure.layout, div.clientWidth), {
       responsive: true, displayModeBar: false,
     });
     div.dataset.drawn = "yes";
@@ -43,13 +52,14 @@ function show(tab, run) {
     pick.parentElement.hidden = tab === "compare";
   }
   for (const button of all("nav button")) {
+    const runs = [run, "all"].map((each) => `panel-${button.dataset.tab}-${each}`);
+    button.setAttribute("aria-controls", runs.filter((id) => document.getElementById(id)).join(" "));
     button.setAttribute("aria-selected", button.dataset.tab === tab);
     button.tabIndex = button.dataset.tab === tab ? 0 : -1;
   }
   for (const panel of all(".panel")) {
     const here = panel.dataset.tab === tab && ["all", run].includes(panel.dataset.run);
     panel.classList.toggle("shown", here);
-    panel.setAttribute("aria-labelledby", "tab-" + panel.dataset.tab);
   }
   draw(false);
 }
@@ -93,10 +103,12 @@ root.classList.add("js");
 for (const button of all("nav button")) {
   button.addEventListener("click", () => go(button.dataset.tab, chosen()[1]));
   button.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    const buttons = all("nav button");
-    const next = buttons[(buttons.indexOf(button) + step + buttons.length) % buttons.length];
+    const buttons = all("nav button"), last = buttons.length - 1, here = buttons.indexOf(button);
+    const there = { ArrowRight: here < last ? here + 1 : 0, ArrowLeft: here > 0 ? here - 1 : last,
+      Home: 0, End: last }[event.key];
+    if (there === undefined) return;
+    event.preventDefault();  // Home and End would scroll
+    const next = buttons[there];
     next.focus();
     next.click();
   });
@@ -106,6 +118,14 @@ for (const button of all(".theme button")) {
 }
 document.getElementById("run")?.addEventListener("change", (event) => {
   go(chosen()[0], event.target.value);
+});
+window.addEventListener("beforeprint", () => {
+  root.classList.add("printing");
+  draw(true);
+});
+window.addEventListener("afterprint", () => {
+  root.classList.remove("printing");
+  draw(true);
 });
 window.addEventListener("hashchange", () => show(...chosen()));
 dark.addEventListener("change", () => draw(true));

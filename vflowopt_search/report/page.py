@@ -16,8 +16,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from vflowopt_search.documents import replace_atomically
+from vflowopt_search.report import html
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.sections import TABS, Section, sections
+from vflowopt_search.report.section import TABS, Section
+from vflowopt_search.report.sections import sections
 from vflowopt_search.report.several import named
 from vflowopt_search.report.several_sections import compared
 
@@ -62,7 +64,10 @@ def _body(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _tab(key: str) -> str:
-    return f"<button role='tab' id='tab-{key}' data-tab='{key}'>{escape(TABS[key])}</button>"
+    return (
+        f"<button role='tab' type='button' id='tab-{key}' data-tab='{key}'>"
+        f"{escape(TABS[key])}</button>"
+    )
 
 
 def _run_switch(runs: Sequence[Run]) -> str:
@@ -77,10 +82,11 @@ def _run_switch(runs: Sequence[Run]) -> str:
 
 def _block(parts: Iterable[Section], run: str) -> str:
     """The sections of a run, by tab."""
-    listed = list(parts)
+    listed = [section for section in parts if section.instead or not section.empty]
     tabs = dict.fromkeys(section.tab for section in listed)
     panels = (
-        f"<div class='panel' role='tabpanel' data-tab='{tab}' data-run='{run}'>"
+        f"<div class='panel' role='tabpanel' id='panel-{tab}-{run}' aria-labelledby='tab-{tab}' "
+        f"tabindex='0' data-tab='{tab}' data-run='{run}'>"
         + "\n".join(_html(section, run) for section in listed if section.tab == tab)
         + "</div>"
         for tab in tabs
@@ -89,13 +95,18 @@ def _block(parts: Iterable[Section], run: str) -> str:
 
 
 def _html(section: Section, run: str) -> str:
-    text = f"<p>{escape(section.text)}</p>" if section.text and not section.empty else ""
-    head = f"<section id='{section.key}-{run}'><h2>{escape(section.title)}</h2>{text}"
+    key = f"{section.key}-{run}"
+    head = f"<section id='{key}' aria-labelledby='{key}-title'>"
+    head += f"<h2 id='{key}-title'>{escape(section.title)}</h2>"
     if section.empty:
-        return f"{head}<p class='nothing'>{escape(section.instead)}</p></section>"
+        way = html.code(section.way) if section.way else ""
+        return f"{head}<p class='nothing'>{escape(section.instead)}</p>{way}</section>"
+    head += f"<p>{escape(section.text)}</p>" if section.text else ""
+    head += (
+        f"<p class='caution' role='note'>{escape(section.caution)}</p>" if section.caution else ""
+    )
     plots = "".join(
-        _plot(figure, f"{section.key}-{run}-{number}")
-        for number, figure in enumerate(section.figures)
+        _plot(figure, f"{key}-{number}") for number, figure in enumerate(section.figures)
     )
     several = " several" if len(section.figures) > 1 else ""
     drawn = f"<div class='plots{several}'>{plots}</div>" if plots else ""
@@ -104,12 +115,14 @@ def _html(section: Section, run: str) -> str:
 
 def _plot(figure: go.Figure, key: str) -> str:
     content = figure.to_plotly_json()
+    alt = content["layout"].pop("meta", {}).get("alt", "")
     content["layout"].pop("template")  # the page has colours of its own, light and dark
     # No `<` is left, so that no name in it can end the script element.
     data = json.dumps(_slim(content), separators=(",", ":"), default=list).replace("<", "\\u003c")
     height = figure.layout.height
     return (
-        f"<div class='plot' id='{key}' style='min-height:{height}px'></div>"
+        f"<div class='plot' id='{key}' role='img' aria-label='{escape(alt)}' "
+        f"style='min-height:{height}px'></div>"
         f"<script type='application/json' id='{key}-data'>{data}</script>"
     )
 

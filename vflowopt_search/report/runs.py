@@ -13,10 +13,14 @@ from optuna import Study
 
 from vflowopt_search import run_folder
 from vflowopt_search.errors import StudyError
-from vflowopt_search.outcome import CONTEXT, best_strategy
+from vflowopt_search.outcome import CONTEXT, best_strategy, strategy_of
+from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.overlay_record import Overlays, fingerprint, load_overlays
+from vflowopt_search.report.restored import study_from_table
+from vflowopt_search.report.words import FOUND
 from vflowopt_search.storage import open_storage, read_journal
 from vflowopt_search.strategy import Strategy
+from vflowopt_search.trials import best_full
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Run:
 
     Attributes:
         study: the Optuna study.
-        strategy: the best strategy; None before a trial was measured on all samples.
+        strategy: the one found; None before a trial was measured on all samples.
         baselines: divergence of plain strategies at the same budget, by name.
         folder: where all this is; None of a study that is in no folder.
         summary: what `summary.json` says.
@@ -33,6 +37,7 @@ class Run:
         overlays: what the strategy keeps of some samples; their pictures are in the folder.
         evaluation: what `evaluation.json` says: accuracy on labelled data.
         benchmark: what `benchmark.json` says: time and memory.
+        restored: whether the study comes from the table of its trials, which says less.
     """
 
     study: Study
@@ -44,6 +49,7 @@ class Run:
     overlays: Overlays | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     benchmark: Mapping[str, Any] = field(default_factory=dict)
+    restored: bool = False
 
     @property
     def name(self) -> str:
@@ -65,6 +71,9 @@ class Run:
 def load_run(folder: str | Path, *, storage: str | None = None, study: Study | None = None) -> Run:
     """All that is in a run's folder; changes nothing, so a running study may be looked at.
 
+    A folder that holds the table of the trials but not the study, as results are kept, gives a
+    study made from the table.
+
     Args:
         folder: the output folder of a search.
         storage: the database's URL, of a search that was given one.
@@ -75,21 +84,44 @@ def load_run(folder: str | Path, *, storage: str | None = None, study: Study | N
         StrategyError: the strategy file is broken.
     """
     folder = Path(folder)
-    study = study or _only_study(folder, storage)
     best, command = folder / run_folder.STRATEGY, folder / run_folder.COMMAND
+    strategy = Strategy.load(best) if best.is_file() else None
+    summary = _json(folder / run_folder.SUMMARY)
+    restored = study is None and storage is None and _is_result(folder)
+    if restored:
+        study = study_from_table(folder / run_folder.TRIALS, summary, strategy)
+    study = study or _only_study(folder, storage)
     # of a study that is running, the file comes only in the end
-    strategy = Strategy.load(best) if best.is_file() else best_strategy(study)
+    strategy = strategy or (_best_in(study) if restored else best_strategy(study))
     return Run(
         study=study,
         strategy=strategy,
-        baselines=_json(folder / run_folder.BASELINES),
+        baselines=_json(folder / run_folder.BASELINES) or _plain(summary),
         folder=folder,
-        summary=_json(folder / run_folder.SUMMARY),
+        summary=summary,
         command=command.read_text("utf-8").strip() if command.is_file() else None,
         overlays=_overlays_of(strategy, folder / run_folder.OVERLAYS),
         evaluation=_json(folder / run_folder.EVALUATION),
         benchmark=_json(folder / run_folder.BENCHMARK),
+        restored=restored,
     )
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder holds the table of a study's trials, and not the study."""
+    return (folder / run_folder.TRIALS).is_file() and not (folder / run_folder.JOURNAL).is_file()
+
+
+def _best_in(study: Study) -> Strategy | None:
+    """What the best trial measured; where it comes from is not in a table."""
+    best = best_full(study.get_trials(deepcopy=False))
+    return None if best is None else strategy_of(best)
+
+
+def _plain(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The baselines in a comparison, of a folder that has no file of them alone."""
+    rows = summary.get("comparison", ())
+    return {row["name"]: row["divergence"] for row in rows if row["name"] not in (FOUND, UNPRUNED)}
 
 
 def _overlays_of(strategy: Strategy | None, folder: Path) -> Overlays | None:
@@ -110,7 +142,8 @@ def _only_study(folder: Path, url: str | None) -> Study:
     journal = folder / run_folder.JOURNAL
     if not journal.is_file():
         raise StudyError(
-            f"{folder} has no {run_folder.JOURNAL}; give the output folder of a search"
+            f"{folder} has neither {run_folder.JOURNAL} nor {run_folder.TRIALS}; give the output "
+            f"folder of a search, or the study's database with --storage"
         )
     storage = read_journal(journal)
     names = optuna.get_all_study_names(storage)

@@ -8,10 +8,12 @@ from statistics import median
 
 from vflowopt_search.report.frames import Staircase, history, staircase
 from vflowopt_search.report.runs import Run
+from vflowopt_search.report.words import FOUND
 from vflowopt_search.trials import best_full, value_of
 
 COMPARED = ("metric", "config_sha256", "weights_sha256")
 """What two studies must have in common for their divergences to be compared."""
+HELD_OUT = f"{FOUND}, held out"
 OTHER_SAMPLES = (
     "The runs measured different calibration samples, so that small differences mean nothing."
 )
@@ -22,7 +24,7 @@ class BudgetCurve:
     """Divergence against budget over several runs; empty where they cannot be compared.
 
     Attributes:
-        retain: budget of each point, by series; series are `best`, `best, held out`, baselines.
+        retain: budget of each point, by series; series are `found`, `found, held out`, baselines.
         divergence: its divergence.
         run: name of its run.
         refusal: why there is nothing to compare.
@@ -46,14 +48,14 @@ class BudgetCurve:
 
 @dataclass(frozen=True)
 class Progress:
-    """The best so far of several runs, by the name of the run."""
+    """The lowest divergence so far of several runs, by the name of the run."""
 
     trial: dict[str, list[int]]
     best: dict[str, list[float]]
 
 
 def budget_curve(runs: Sequence[Run]) -> BudgetCurve:
-    """The best of each run, and its baselines, by the budget that was asked for."""
+    """What each run found, and its baselines, by the budget that was asked for."""
     known = [(run, run.retain, best_full(run.study.get_trials(deepcopy=False))) for run in runs]
     if differing := [field for field in COMPARED if _differ(runs, field)]:
         refusal = (
@@ -66,7 +68,7 @@ def budget_curve(runs: Sequence[Run]) -> BudgetCurve:
         if retain is None or best is None:
             continue
         held_out = _held_out(run)
-        values = {"best": value_of(best), "best, held out": held_out, **run.baselines}
+        values = {FOUND: value_of(best), HELD_OUT: held_out, **run.baselines}
         for series, value in values.items():
             if value is not None:
                 points.setdefault(series, []).append((retain, value, run.name))
@@ -90,9 +92,9 @@ def progress(runs: Sequence[Run]) -> Progress:
 
 
 def staircases(runs: Sequence[Run]) -> Staircase:
-    """The best strategy of each run; those of other depths than the first are left out."""
+    """The strategy that each run found; those of other depths than the first are left out."""
     alive = {
-        name: staircase(run.study).alive["best"]
+        name: staircase(run.study).alive[FOUND]
         for name, run in named(runs).items()
         if best_full(run.study.get_trials(deepcopy=False)) is not None
     }
@@ -111,7 +113,8 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def _differ(runs: Sequence[Run], field: str) -> bool:
-    return len({run.context.get(field) for run in runs}) > 1
+    """Whether runs are known to differ; what one of them does not tell makes no difference."""
+    return len({run.context[field] for run in runs if field in run.context}) > 1
 
 
 def _held_out(run: Run) -> float | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vflowopt_search.report import figures, frames, html, landscape_figures, several
-from vflowopt_search.report.facts import FOUND, Result, results
+from vflowopt_search.report.facts import Result, results
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.sections import Section
+from vflowopt_search.report.section import Section
+from vflowopt_search.report.words import FOUND
 
 
 def compared(runs: Sequence[Run]) -> Iterator[Section]:
@@ -30,13 +31,15 @@ def _table_of_runs(runs: Sequence[Run]) -> Section:
         "divergence": [html.number(row.divergence) for row in found],
         "held out": [html.number(row.held_out) for row in found],
         "accuracy kept": [html.percent(row.accuracy_kept) for row in found],
-        "best baseline": [html.number(min(run.baselines.values(), default=None)) for run in runs],
+        "lowest of plain ones": [
+            html.number(min(run.baselines.values(), default=None)) for run in runs
+        ],
     }
     return Section(
         key="runs",
         tab="compare",
         title="The runs",
-        text="The best strategy of each.",
+        text="The strategy that each of them found.",
         before=html.table(*html.filled(columns)),
     )
 
@@ -50,7 +53,7 @@ def _budget(runs: Sequence[Run]) -> Section:
         text=f"What a token costs: a point for each run, a line through the medians. "
         f"{record.remark}",
         figures=[landscape_figures.budget_figure(record)] if record.retain else [],
-        instead=record.refusal or "No run has a best strategy yet.",
+        instead=record.refusal or "No run has found a strategy yet.",
     )
 
 
@@ -60,9 +63,10 @@ def _staircases(runs: Sequence[Run]) -> Section:
         key="staircases",
         tab="compare",
         title="Where each budget goes",
-        text="Share of the visual tokens alive, layer by layer, under the best strategy of each.",
+        text="Share of the visual tokens alive, layer by layer, under what each run found. Runs "
+        "that keep the same number everywhere share a line.",
         figures=[figures.staircase_figure(record)] if record.alive else [],
-        instead="No run has a best strategy yet.",
+        instead="No run has found a strategy yet.",
     )
 
 

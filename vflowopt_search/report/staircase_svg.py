@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from html import escape
 
-from vflowopt_search.report.figures import ORANGE, OTHERS
 from vflowopt_search.report.frames import Staircase
+from vflowopt_search.report.palette import coinciding, line_style
 
 WIDTH, HEIGHT = 640, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 44
 _INK, _LINE = "#334155", "#cbd5e1"
 _LEGEND_PIXELS = 18
+_DASHES = {
+    "solid": "",
+    "dash": "9 5",
+    "dot": "3 3",
+    "dashdot": "9 4 3 4",
+    "longdash": "15 5",
+    "longdashdot": "15 4 3 4",
+}
+"""Lengths of plotly's dashes, in pixels."""
 
 
 def staircase_svg(record: Staircase) -> str:
-    """The share of visual tokens alive from layer to layer, the best strategy in orange."""
-    names = list(record.alive)
-    colours = dict(zip([name for name in names if name != "best"], OTHERS * 4, strict=False))
-    height = HEIGHT + _LEGEND_PIXELS * len(names)
+    """The share of visual tokens alive from layer to layer, the strategy found in orange."""
+    lines = coinciding(record.alive)
+    height = HEIGHT + _LEGEND_PIXELS * len(lines)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         *_grid(len(record.layer)),
     ]
-    for row, name in enumerate(names):
-        colour = ORANGE if name == "best" else colours[name]
-        y = HEIGHT + _LEGEND_PIXELS * row
-        parts.append(_steps(record.alive[name], colour, wide=name == "best"))
-        parts.append(f'<path d="M{_LEFT} {y - 4}h24" stroke="{colour}" stroke-width="3"/>')
-        parts.append(f'<text x="{_LEFT + 32}" y="{y}" fill="{_INK}">{escape(name)}</text>')
+    for row, (name, alive) in enumerate(lines.items()):
+        stroke, y = _stroke(row), HEIGHT + _LEGEND_PIXELS * row
+        parts.append(_steps(alive, stroke))
+        parts.append(f'<path d="M{_LEFT} {y - 4}h28" {stroke}/>')
+        parts.append(f'<text x="{_LEFT + 36}" y="{y}" fill="{_INK}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _stroke(place: int) -> str:
+    style = line_style(place)
+    dashes = _DASHES[style["dash"]]
+    broken = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return f'stroke="{style["color"]}" stroke-width="{style["width"]:g}"{broken}'
 
 
 def _grid(depth: int) -> list[str]:
@@ -56,13 +70,12 @@ def _grid(depth: int) -> list[str]:
     return parts
 
 
-def _steps(alive: list[float], colour: str, *, wide: bool) -> str:
+def _steps(alive: list[float], stroke: str) -> str:
     depth = len(alive)
     moves = [f"M{_x(0, depth):.1f} {_y(alive[0]):.1f}"]
     for layer, share in enumerate(alive, start=1):
         moves.append(f"V{_y(share):.1f}H{_x(layer, depth):.1f}")
-    style = 'stroke-width="3.5"' if wide else 'stroke-width="1.5" stroke-dasharray="4 3"'
-    return f'<path d="{"".join(moves)}" fill="none" stroke="{colour}" {style}/>'
+    return f'<path d="{"".join(moves)}" fill="none" {stroke}/>'
 
 
 def _x(layer: float, depth: int) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from vflowopt_search.strategy import Strategy
 
 Facts = list[tuple[str, str]]
+FOUND = "found"
+"""What the strategy is called that a search found, in every table, figure and sentence."""
 METRICS = {
     "last_token_cosine": "1 - cosine of the last hidden state at the last prompt token",
     "flow": "1 - cosine of the hidden states at the last prompt token, mean over the layers",

@@ -1,0 +1,95 @@
+"""What is not in a report is named, with the reason and the command that adds it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tests.report.overlays import whole_run
+from vflowopt_search import run_folder
+from vflowopt_search.report.gaps import gaps, search_command
+from vflowopt_search.report.runs import Run, load_run
+
+SEARCH = "vflowopt-search search a/model --calibration 'my data.jsonl' --columns image=i"
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A search that ended, without held-out samples; nothing else was measured."""
+    folder = tmp_path_factory.mktemp("ended")
+    whole_run(folder)
+    (folder / run_folder.COMMAND).write_text(f"{SEARCH} --no-held-out")
+    (folder / run_folder.SUMMARY).write_text(json.dumps({"study": "fake"}))
+    return load_run(folder)
+
+
+def options(command: str) -> dict[str, str]:
+    words = shlex.split(command)
+    return {one: other for one, other in pairwise(words) if one[:2] == "--"}
+
+
+def test_all_that_other_commands_measure_is_named_with_its_command(ended: Run) -> None:
+    missing = gaps(ended)
+    assert list(missing) == ["held-out samples", "accuracy", "speed-up and KV cache"]
+    assert missing["held-out samples"].command == SEARCH
+    assert "told --no-held-out" in missing["held-out samples"].why
+    assert missing["accuracy"].command.split()[:3] == [
+        "vflowopt-search",
+        "evaluate",
+        str(ended.folder),
+    ]
+    bench = options(missing["speed-up and KV cache"].command)
+    assert bench == {"--model": "fake", "--output": str(ended.folder / run_folder.BENCHMARK)}  # type: ignore[operator]
+
+
+def test_overlays_are_recorded_with_the_options_of_the_search(ended: Run) -> None:
+    command = gaps(replace(ended, overlays=None))["overlays"].command
+    assert options(command) == {
+        "--model": "fake",
+        "--calibration": "my data.jsonl",
+        "--columns": "image=i",
+    }
+    unknown = gaps(replace(ended, overlays=None, command=None))["overlays"].command
+    assert options(unknown)["--calibration"] == "DATA"
+
+
+def test_measurements_of_another_strategy_are_called_so(ended: Run) -> None:
+    other: dict[str, Any] = {"format": "vflowopt-something/1"}
+    missing = gaps(replace(ended, evaluation=other, benchmark=other))
+    for what, file in (("accuracy", "evaluation"), ("speed-up and KV cache", "benchmark")):
+        assert missing[what].why.startswith(f"{file}.json is of another strategy than the one")
+
+
+def test_a_search_that_has_not_ended_says_how_to_go_on(ended: Run) -> None:
+    missing = gaps(replace(ended, summary={}))
+    assert "held-out samples" not in missing
+    gap = missing["end of the search"]
+    assert "after 20 trials" in gap.why and gap.command == ended.command
+
+
+def test_an_empty_study_lacks_a_strategy_and_nothing_else() -> None:
+    assert list(gaps(Run(optuna.create_study(study_name="empty")))) == ["strategy"]
+
+
+def test_a_recipe_is_a_command_too(ended: Run) -> None:
+    recipe = {"model": "testbed", "retain": 0.1, "space": "vflowopt"}
+    run = replace(ended, command=None, summary={"recipe": recipe})
+    assert search_command(run) == "vflowopt-search search testbed --space vflowopt --retain 0.1"
+    assert search_command(replace(run, summary={})) == ""
+    assert search_command(ended).endswith("--no-held-out")
+
+
+def test_the_page_says_it(ended: Run, tmp_path: Path) -> None:
+    from vflowopt_search.report.page import write_report
+
+    write_report(ended, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "Not in this report" in page and "told --no-held-out" in page
+    assert all(f"<h3>{what}</h3>" in page for what in gaps(ended))
