@@ -63,6 +63,7 @@ def staircase(strategy: Strategy) -> go.Figure:
     alive = {"best": alive_ratios(strategy.stages, depth), "random, uniform, attention": flat}
     figure = figures.staircase_figure(Staircase(list(range(depth)), alive))
     figure.update_traces(cliponaxis=False)  # nearly nothing is a line too, not half of one
+    figure.update_xaxes(ticklabelstandoff=8)  # or its 0 touches that of the other axis
     figure.for_each_trace(lambda trace: trace.update(name=trace.name.replace("best", "found")))
     return figure
 
