@@ -74,7 +74,7 @@ def test_a_strategy_is_found_saved_and_applied() -> None:
 def test_a_study_is_looked_at_from_all_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = whole_run(tmp_path / "run", total=12)
+    run = whole_run(tmp_path / "run", total=20)  # two trials measured wholly
     monkeypatch.setenv("VFLOWOPT_RUN", str(run.folder))
     ran = Ran("02_inspect_study")
     assert (ran.count(PLOT), ran.count(PICTURE)) == (8, 1)
