@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,11 +16,13 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from tests.browser import browser
-from vflowopt_search import Strategy, build_objective, draw_sample
+from vflowopt_search import Strategy, build_objective
 from vflowopt_search.budget import alive_ratios
 from vflowopt_search.calibration.choice import from_dataset
 from vflowopt_search.report import figures
 from vflowopt_search.report.frames import History, Staircase
+from vflowopt_search.report.overlay import sheet, view_panels
+from vflowopt_search.report.overlay_recording import record_overlays
 from vflowopt_search.resources import studies_folder
 from vflowopt_search.testbed import load_model, load_processor
 from vflowopt_search.testbed.data import calibration_dataset
@@ -34,17 +37,21 @@ SIZE = (760, 360)
 
 
 def overlay(strategy: Strategy, file: Path, samples: int = 8) -> None:
-    """What the strategy leaves of a sample."""
+    """What the strategy leaves of a sample's mosaic, where most of its tokens are."""
     chosen = from_dataset(calibration_dataset(samples), name="testbed", num_samples=samples)
     objective = build_objective(load_model(), load_processor(), chosen, metric="total_variation")
-    draw_sample(objective, strategy, SAMPLE, columns=7).save(file)
+    overlays, pictures = record_overlays(objective, strategy, {SAMPLE: 0.0}, roles={SAMPLE: "best"})
+    mosaic = max(overlays.samples[0].views, key=lambda view: view.rows * view.cols)
+    assert mosaic.picture is not None
+    picture = Image.open(BytesIO(pictures[mosaic.picture])).convert("RGB")
+    sheet(view_panels(mosaic, picture, overlays.stages)).save(file)
     shrink(file)
 
 
 def shrink(file: Path) -> None:
     """Fewer colours, so that a clone stays light."""
     with Image.open(file) as picture:
-        few = picture.convert("RGB").quantize(160, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(file, optimize=True)
 
 
@@ -54,7 +61,10 @@ def staircase(strategy: Strategy) -> go.Figure:
     depth = strategy.model.decoder_layers
     flat = [strategy.budget.mean_retained] * depth
     alive = {"found": alive_ratios(strategy.stages, depth), "random, uniform, attention": flat}
-    return figures.staircase_figure(Staircase(list(range(depth)), alive))
+    figure = figures.staircase_figure(Staircase(list(range(depth)), alive))
+    figure.update_traces(cliponaxis=False)  # nearly nothing is a line too, not half of one
+    figure.update_xaxes(ticklabelstandoff=8)  # or its 0 touches that of the other axis
+    return figure
 
 
 def history() -> go.Figure:

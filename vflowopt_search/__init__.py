@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vflowopt_search.deploy import pruned as pruned
     from vflowopt_search.objective import build_objective as build_objective
     from vflowopt_search.report.draw import draw_sample as draw_sample
+    from vflowopt_search.report.draw import draw_strategies as draw_strategies
     from vflowopt_search.report.page import write_report as write_report
     from vflowopt_search.report.runs import Run as Run
     from vflowopt_search.report.runs import load_run as load_run
@@ -30,6 +31,7 @@ _HOME = {
     "baseline_strategies": "vflowopt_search.baselines",
     "build_objective": "vflowopt_search.objective",
     "draw_sample": "vflowopt_search.report.draw",
+    "draw_strategies": "vflowopt_search.report.draw",
     "encode": "vflowopt_search.calibration.encoding",
     "from_dataset": "vflowopt_search.calibration.choice",
     "load_calibration": "vflowopt_search.calibration.choice",
@@ -48,6 +50,7 @@ __all__ = [
     "baseline_strategies",
     "build_objective",
     "draw_sample",
+    "draw_strategies",
     "encode",
     "from_dataset",
     "load_calibration",

@@ -35,9 +35,21 @@ class Ran:
         executed = client.execute(cwd=str(NOTEBOOKS))
         self.outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
         self.text = "".join(output.get("text", "") for output in self.outputs)
+        assert "Loading weights" not in self.text
+        # an exported page draws figures from their HTML, JupyterLab from their data
+        drawn = [output for output in self.outputs if "plotly-graph-div" in self._page(output)]
+        assert len(drawn) == self.count(PLOT)
 
     def count(self, kind: str) -> int:
         return sum(kind in output.get("data", {}) for output in self.outputs)
+
+    def tables(self) -> str:
+        """What tables say, without those that plotly brings."""
+        return "".join(map(self._page, (o for o in self.outputs if PLOT not in o.get("data", {}))))
+
+    @staticmethod
+    def _page(output: Any) -> str:
+        return str(output.get("data", {}).get("text/html", ""))
 
 
 @pytest.fixture(autouse=True)
@@ -53,33 +65,40 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_strategy_is_found_saved_and_applied() -> None:
     ran = Ran("01_find_a_strategy")
     assert "6 samples, fingerprint" in ran.text
+    assert "on the others" in ran.text
     assert "259 visual tokens; alive in each layer:" in ran.text
-    assert (ran.count(PLOT), ran.count(PICTURE)) == (1, 1)
+    assert (ran.count(PLOT), ran.count(PICTURE)) == (2, 1)
+    assert "received_attention" in ran.tables()
 
 
 def test_a_study_is_looked_at_from_all_sides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = whole_run(tmp_path / "run", total=12)
+    run = whole_run(tmp_path / "run", total=20)  # two trials measured wholly
     monkeypatch.setenv("VFLOWOPT_RUN", str(run.folder))
     ran = Ran("02_inspect_study")
-    assert ran.count(PLOT) == 7
+    assert (ran.count(PLOT), ran.count(PICTURE)) == (8, 1)
     assert "sample evaluations saved" in ran.text
+    assert "rank correlation" in ran.text
+    assert "the hardest tenth has" in ran.text
+    assert "Why?" in ran.tables()
     assert "report.html" in ran.text
 
 
 def test_budgets_and_baselines_are_compared() -> None:
     ran = Ran("03_compare_strategies")
-    assert (ran.count(PLOT), ran.count(PICTURE)) == (2, 3)
-    assert ran.text.count("divergence") == 3
+    assert (ran.count(PLOT), ran.count(PICTURE)) == (2, 2)
+    assert all(name in ran.tables() for name in ("found", "random", "uniform", "attention", "40%"))
     assert "budgets.html" in ran.text
 
 
 def test_a_strategy_is_deployed_and_measured() -> None:
     ran = Ran("04_deploy")
-    assert "right" in ran.text and "the same" in ran.text
+    assert "whole model right" in ran.tables() and "pruned model right" in ran.tables()
     assert "visual tokens: 259" in ran.text
-    assert "x as fast" in ran.text
+    assert "times as fast" in ran.tables()
+    assert "the same: True" in ran.text
+    assert ran.text.count("alive by layer: [202, 2, 1, 1, 1, 1, 1, 1]") == 3
     assert "28" in ran.text and "search again for this model" in ran.text
 
 

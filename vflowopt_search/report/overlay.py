@@ -35,7 +35,9 @@ _NO_PICTURE = (176, 184, 194)
 _OUTLINE = (249, 115, 22)
 _INK = (31, 41, 51)
 _SCALE = "Viridis"
-_GAP, _CAPTION_PIXELS = 10, 18
+_GAP, _CAPTION_PIXELS, _TITLE_PIXELS = 10, 22, 28
+_FONT, _TITLE_FONT = 15, 19
+"""Pixels; the longest caption is just narrower than a panel."""
 
 Pixels = NDArray[np.float64]
 
@@ -89,18 +91,20 @@ def panel_size(view: View, picture: Image.Image | None) -> tuple[int, int]:
     return max(1, round(width * grow)), max(1, round(height * grow))
 
 
-def sheet(panels: Sequence[Panel], columns: int = 4) -> Image.Image:
+def sheet(panels: Sequence[Panel], columns: int = 4, title: str = "") -> Image.Image:
     """Panels of one view in rows, as one picture for places that show no page."""
     width, height = panels[0].image.size
     step = (max(width, PANEL_SIDE) + _GAP, height + _GAP + _CAPTION_PIXELS)
     rows = -(-len(panels) // columns)
-    size = (step[0] * min(columns, len(panels)) + _GAP, step[1] * rows + _GAP)
+    head = _TITLE_PIXELS if title else 0
+    size = (step[0] * min(columns, len(panels)) + _GAP, step[1] * rows + _GAP + head)
     whole = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(whole)
+    draw.text((_GAP, _GAP), title, fill=_INK, font=ImageFont.load_default(_TITLE_FONT))
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
-        left, top = _GAP + column * step[0], _GAP + row * step[1]
-        draw.text((left, top), panel.caption, fill=_INK, font=ImageFont.load_default(13))
+        left, top = _GAP + column * step[0], _GAP + head + row * step[1]
+        draw.text((left, top), panel.caption, fill=_INK, font=ImageFont.load_default(_FONT))
         whole.paste(panel.image, (left, top + _CAPTION_PIXELS))
     return whole
 
