@@ -45,6 +45,10 @@ class FakeHub:
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    drops: str = ""
+    """Requests with these words break off in the middle; empty for none."""
+    fails: str = ""
+    """Requests with these words are answered with 500."""
     url: str = ""
 
     def repository(self, name: str) -> Repository:
@@ -76,6 +80,20 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, format: str, *args: Any) -> None:
             """Keep quiet."""
+
+        def parse_request(self) -> bool:
+            """Let a request fail before its method sees it."""
+            whole = super().parse_request()
+            asked = f"{self.command} {self.path}"
+            if whole and hub.drops and hub.drops in asked:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+                self.close_connection = True
+                return False
+            if whole and hub.fails and hub.fails in asked:
+                self._refuse(500, None, "the hub is unwell")
+                self.close_connection = True
+                return False
+            return whole
 
         def do_HEAD(self) -> None:
             hub.requests.append(f"HEAD {self.path}")
