@@ -196,6 +196,7 @@ def search(
     held_out: CalibrationSet | None = None,
     sampler: SamplerName = "tpe",
     racing: bool = True,
+    strict: bool = False,
     name: str = "search",
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
@@ -219,6 +220,7 @@ def search(
             states both divergences.
         sampler: `tpe`, `gp` or `random`.
         racing: stop hopeless trials early.
+        strict: stop at a sample that the processor does not take, instead of leaving it out.
         name: of the study and of the strategy.
         on_trial: called after each trial.
 
@@ -236,6 +238,7 @@ def search(
         batch_size=batch_size,
         cache=cache,
         cache_gb=cache_gb,
+        strict=strict,
     )
     objective = build(calibration)
     outcome = run_study(
@@ -244,14 +247,15 @@ def search(
         StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch),
         storage=InMemoryStorage() if storage is None else storage,
         context={
-            **study_context(objective.facts.identity, calibration, chosen),
+            **study_context(objective.facts.identity, objective.calibration, chosen),
             **objective.fingerprint,
         },
         on_trial=on_trial,
     )
     again = held_out is not None and needs_rescoring(outcome.study, held_out.sha256)
     if held_out is not None and outcome.finished and again:
-        rescore(outcome.study, build(held_out), held_out.sha256)
+        others = build(held_out)
+        rescore(outcome.study, others, others.calibration.sha256)
         outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)
 

@@ -139,6 +139,8 @@ ReadTurns = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+_STRICT = "Stop at the first sample that cannot be used, instead of leaving it out."
+Strict = Annotated[bool, typer.Option("--strict", help=_STRICT, rich_help_panel=_DATA)]
 Samples = Annotated[
     int | None,
     typer.Option(min=1, help="How many samples; 256 unless said.", rich_help_panel=_DATA),
@@ -262,6 +264,7 @@ DataTurns = Annotated[
         rich_help_panel=_LABELLED,
     ),
 ]
+DataStrict = Annotated[bool, typer.Option("--strict", help=_STRICT, rich_help_panel=_LABELLED)]
 DataFrames = Annotated[
     int | None,
     typer.Option(

@@ -28,6 +28,7 @@ from vflowopt_search.cli.validation_inputs import (
 from vflowopt_search.cli.validation_table import correlations, picks, sentence
 
 if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet
     from vflowopt_search.cli.progress import Display
     from vflowopt_search.evaluate.spread import Tried
     from vflowopt_search.evaluate.validation import Validation
@@ -74,6 +75,7 @@ def validate(
     turns: options.DataTurns = options.Turns.first,
     frames: options.DataFrames = None,
     fps: options.DataFps = None,
+    strict: options.DataStrict = False,
     strategies: NumStrategies = 60,
     samples: NumCalibration = 256,
     questions: NumQuestions = 600,
@@ -102,7 +104,9 @@ def validate(
     name = chosen_model(
         model, next((t.strategy.model.name for t in tried if t.strategy.model), None)
     )
-    own = DataOptions(split, parse_columns(columns, video_column), prompt, turns.value, frames, fps)
+    own = DataOptions(
+        split, parse_columns(columns, video_column), prompt, turns.value, frames, fps, strict
+    )
     source = chosen_data(data, name)
     needs_more = source != SHIPPED and calibration is None
     job = ValidationJob(
@@ -146,6 +150,8 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
         print_json(content)
         return
     console = stdout()
+    for note in dict.fromkeys(filter(None, (about[k]["note"] for k in ("calibration", "data")))):
+        console.print(note, soft_wrap=True, markup=False)
     console.print(sentence(validation), soft_wrap=True, markup=False)
     console.print("\nRank correlation of divergence (sign turned) and accuracy, 95 % interval\n")
     console.print(correlations(validation))
@@ -162,6 +168,7 @@ def validated(
     Raises:
         VFlowOptError: trials, samples, model or space cannot be used.
     """
+    from vflowopt_search.calibration.refusals import without
     from vflowopt_search.evaluate import validation as validating
     from vflowopt_search.evaluate.answers import Asking
     from vflowopt_search.evaluate.evaluation import check_labels
@@ -170,19 +177,21 @@ def validated(
 
     shown.phase("reading samples")
     calibration, questions = samples_apart(job)
-    check_labels(questions, job.metric)
+    check_labels(questions.samples, job.metric)
     shown.phase(f"loading {job.source.name}")
     loaded = checked_model(job.source, job.cache, shown, self_check=job.self_check)
     shown.phase("measuring the whole model", len(calibration))
     objective = validation_objective(job, loaded, calibration, shown)
     chosen = chosen_strategies(job, tried, objective)
-    asking = Asking(*loaded, job.batch_size, job.max_new_tokens)
+    calibration = objective.calibration
+    strict = job.data.options.strict
+    asking = Asking(*loaded, job.batch_size, job.max_new_tokens, strict)
     shown.phase("measuring divergences", len(chosen) * len(calibration))
     validation = validating.validate(
         asking,
         objective,
         calibration.samples,
-        questions,
+        questions.samples,
         chosen,
         metric=job.metric,
         divergences=Ledger(job.output / run_folder.DIVERGENCES),
@@ -196,11 +205,25 @@ def validated(
         "model": {"name": job.source.name, **asking.settings()},
         "study": str(job.run),
         "space": job.space,
-        "calibration": {"name": calibration.name, "sha256": calibration.sha256},
-        "data": {"name": job.data.source, "instruction": job.data.instruction},
+        "calibration": _told(calibration),
+        "data": {
+            **_told(without(questions, validation.refusals)),
+            "instruction": job.data.instruction,
+        },
         "versions": versions(),
     }
     return validation, about
+
+
+def _told(samples: CalibrationSet) -> dict[str, Any]:
+    """What the file says of some samples."""
+    return {
+        "name": samples.name,
+        "samples": len(samples),
+        "sha256": samples.sha256,
+        "skipped": samples.skipped,
+        "note": samples.note,
+    }
 
 
 def _phased(shown: Display, text: str, total: int) -> Any:
