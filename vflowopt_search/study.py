@@ -27,6 +27,7 @@ from vflowopt_search.rescoring import needs_rescoring, rescore
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
+from vflowopt_search.signs import SignsOfLife
 from vflowopt_search.storage import open_storage
 from vflowopt_search.strategy import ModelIdentity, Strategy
 
@@ -108,7 +109,11 @@ def run_study(
         recover(study, opened)
         interrupted = False
         try:
-            with interruptible(objective) as stoppable, Recovering(study, opened):
+            with (
+                interruptible(objective) as stoppable,
+                SignsOfLife(opened),
+                Recovering(study, opened),
+            ):
                 race = Race(
                     stoppable,
                     space,
