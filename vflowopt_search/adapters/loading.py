@@ -29,7 +29,7 @@ _AutoModel: Any = AutoModelForImageTextToText
 _AutoProcessor: Any = AutoProcessor
 
 # what transformers raises for files that are absent, malformed, of another kind, or broken off
-LOADING_ERRORS = (TypeError, KeyError, ImportError, *hub_errors())
+LOADING_ERRORS: tuple[type[Exception], ...] = (TypeError, KeyError, ImportError, *hub_errors())
 
 
 def load_model(
