@@ -44,7 +44,7 @@ def worker_elsewhere(
     with subprocess.Popen(command, cwd=ROOT) as worker:
         try:
             deadline = time.monotonic() + 60
-            while begun(journal) < together or outcomes(journal).count("complete") < done:
+            while not is_in_the_middle(journal, together, done):
                 assert worker.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -53,12 +53,12 @@ def worker_elsewhere(
             worker.send_signal(signal.SIGKILL)
 
 
-def begun(journal: Path) -> int:
-    """How many trials are being measured."""
-    if "running" not in outcomes(journal):
-        return 0
-    running = (one for one in study_of(journal).trials if trials.outcome_of(one) == "running")
-    return sum(trials.BEGUN in trial.user_attrs for trial in running)
+def is_in_the_middle(journal: Path, together: int, done: int) -> bool:
+    """Whether so many trials are being measured and so many are done, at one moment."""
+    everything = study_of(journal).trials if outcomes(journal) else []
+    running = [one for one in everything if trials.outcome_of(one) == "running"]
+    begun = sum(trials.BEGUN in trial.user_attrs for trial in running)
+    return begun >= together and trials.num_counted(everything) >= done
 
 
 def study_of(journal: Path) -> optuna.Study:
