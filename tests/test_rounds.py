@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import signal
 import subprocess
@@ -20,11 +19,13 @@ from tests.test_storage import ROOT, only_study, wait_for
 from vflowopt_search import race, recovery, trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.outcome import TrialReport
+from vflowopt_search.processes import this_process
 from vflowopt_search.race import race_step
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.study import StudySettings
 
-DEAD = f"{platform.node()}:999999999:boot/1"
+HOST, _, START = this_process().rsplit(":", 2)
+DEAD = f"{HOST}:999999999:{START}"
 
 
 class Watched(FakeObjective):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -181,7 +180,7 @@ def measured_by(owner: str, trial: optuna.Trial) -> None:
 def test_a_dead_processs_trial_is_tried_again_a_living_ones_not(dead: str, alive: str) -> None:
     storage = InMemoryStorage()
     study = left_running(storage, dead)
-    for owner in (alive, f"not-{platform.node()}:7:boot/7", this_process()):
+    for owner in (alive, "another-host:7:boot/7", this_process()):
         study.ask().set_user_attr(trials.OWNER, owner)
     recover(study, storage)
     recover(study, storage)  # as if it had been killed in between
@@ -220,14 +219,14 @@ def test_trials_of_other_living_processes_are_counted_as_begun(tmp_path: Path) -
     process = start_study(journal, 4, 1.0)
     try:
         wait_for(journal, 8, process)
-        study = only_study(journal)
-        assert num_running_elsewhere(study) == 1
-        recover(study, read_journal(journal))
-        assert num_running_elsewhere(study) == 1
+        study, storage = only_study(journal), read_journal(journal)
+        assert num_running_elsewhere(study, storage) == 1
+        recover(study, storage)
+        assert num_running_elsewhere(study, storage) == 1
     finally:
         process.kill()
         process.wait()
-    assert num_running_elsewhere(study) == 0
+    assert num_running_elsewhere(study, storage) == 0
 
 
 def test_a_process_is_not_mistaken_for_a_later_one_of_its_number() -> None:

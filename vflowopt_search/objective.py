@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
+from vflowopt_search.calibration.refusals import taken_by
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine, attached_together
 from vflowopt_search.divergence import ANSWER_METRICS, divergence
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import CalibrationError, ModelError
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.single import PruningEngine
@@ -66,6 +67,7 @@ class Objective:
     Attributes:
         adapter: the model.
         facts: what a search space has to know of it.
+        calibration: the samples, without those that the processor does not take.
         reference: the unpruned model's readout.
         source: signals of the samples.
         metric: one of `divergence.METRICS` or `divergence.ANSWER_METRICS`.
@@ -76,6 +78,7 @@ class Objective:
 
     adapter: Adapter
     facts: ModelFacts
+    calibration: CalibrationSet
     reference: Reference
     source: SignalSource
     metric: str
@@ -194,6 +197,7 @@ def build_objective(
     cache_gb: float | None = None,
     progress: Progress | None = None,
     name: str | None = None,
+    strict: bool = False,
 ) -> Objective:
     """Encode the calibration set, run the unpruned model on it once, and be ready for strategies.
 
@@ -209,8 +213,11 @@ def build_objective(
             Without a folder, on the attention maps in memory, 4 when None.
         progress: called with (samples done, samples in total) while the reference is computed.
         name: the model's name for strategy files; where it was loaded from when None.
+        strict: stop at the first sample that the processor does not take, instead of leaving it
+            out; `Objective.calibration` is what is left, and its `note` names the others.
 
     Raises:
+        CalibrationError: more than a fifth of the samples are not taken, or, strictly, one is not.
         ModelError: no adapter serves the model, it fails its self-check, or it is pruned already.
         CacheError: the cache folder cannot be written.
     """
@@ -219,9 +226,16 @@ def build_objective(
     require_checked(adapter, processor)
     pixels = pixel_scale(processor) if adapter.knows_grid else None
     folder = None if cache is None else cache_folder(cache, cache_gb)
-    reference = build_reference(
-        adapter, processor, calibration, pixels, cache=folder, progress=progress
+    build = partial(
+        build_reference, adapter, processor, pixels=pixels, cache=folder, progress=progress
     )
+    try:
+        reference = build(calibration)
+    except CalibrationError:
+        if strict:
+            raise
+        calibration = taken_by(processor, calibration)
+        reference = build(calibration)
     prepared, answers = settled(reference.prepared), None
     if metric in ANSWER_METRICS:
         answers = build_answers(prepared, reference.key, cache=folder, progress=progress)
@@ -230,6 +244,7 @@ def build_objective(
     return Objective(
         adapter=adapter,
         facts=_facts(prepared, identity_of(model, name), pixels),
+        calibration=calibration,
         reference=reference,
         source=SignalSource(prepared, maps),
         metric=metric,

@@ -7,10 +7,13 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
+_OUTERMOST = 0xEFFFFFFC
+"""Number of the process namespace that every Linux starts with."""
+
 
 def this_process() -> str:
     """`host:pid:start` of this process, which no other process ever has."""
-    return f"{platform.node()}:{os.getpid()}:{_own_start(os.getpid())}"
+    return f"{_host()}:{os.getpid()}:{_own_start(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
@@ -26,10 +29,29 @@ def is_alive(owner: str) -> bool:
     return _start(int(pid)) == start
 
 
+def is_of_another_boot(owner: str) -> bool:
+    """Whether the process ran before this host's last start, or on another host of its name."""
+    start = owner.rsplit(":", 1)[-1]
+    return _is_here(owner) and "/" in start and start.split("/")[0] != _boot()
+
+
 def _is_here(owner: str) -> bool:
     host, _, process = owner.partition(":")
     pid, _, start = process.partition(":")
-    return host == platform.node() and pid.isdigit() and start != ""
+    return host == _host() and pid.isdigit() and start != ""
+
+
+@lru_cache
+def _host() -> str:
+    """The host, and within a container the container: its numbers say nothing of processes outside.
+
+    Containers may share a host's name.
+    """
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return platform.node()
+    return platform.node() if space == _OUTERMOST else f"{platform.node()}/{space}"
 
 
 @lru_cache

@@ -11,7 +11,8 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from vflowopt_search.processes import is_alive, is_gone, this_process
+from vflowopt_search.processes import is_alive, is_gone, is_of_another_boot, this_process
+from vflowopt_search.signs import forget, gives_signs, is_silent
 from vflowopt_search.trials import (
     ABANDONED,
     BEGUN,
@@ -37,9 +38,13 @@ def recover(study: Study, storage: BaseStorage) -> None:
 
     Call it when no trial of this process runs. It may be killed anywhere and called again.
     """
+    dead = set()
     for trial in _running(study):
-        if _is_left_behind(study, trial):
+        if _is_left_behind(study, storage, trial):
             _close(study, storage, trial)
+            dead.add(trial.user_attrs.get(OWNER, this_process()))
+    for owner in dead - {this_process()}:  # not before: another of its trials is told by its sign
+        forget(storage, owner)
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
@@ -66,24 +71,47 @@ class Recovering(AbstractContextManager[None]):
             recover(self._study, self._storage)
 
 
-def num_running_elsewhere(study: Study) -> int:
-    """How many trials other living processes of this host have in hand."""
+def recover_silent(study: Study, storage: BaseStorage) -> None:
+    """The same when a trial's worker fell silent while this process ran trials; else nothing."""
+    for trial in _running(study):
+        owner = trial.user_attrs.get(OWNER, "")
+        if owner and not is_alive(owner) and is_silent(storage, owner, trial.datetime_start):
+            recover(study, storage)
+            return
+
+
+def num_running_elsewhere(study: Study, storage: BaseStorage) -> int:
+    """How many trials other living processes, of this host or of others, have in hand."""
     owners = [trial.user_attrs.get(OWNER, "") for trial in _running(study)]
-    return sum(owner != this_process() and is_alive(owner) for owner in owners)
+    return sum(owner != this_process() and _lives(storage, owner) for owner in owners)
+
+
+def _lives(storage: BaseStorage, owner: str) -> bool:
+    return is_alive(owner) or (not _is_dead(storage, owner) and gives_signs(storage, owner))
+
+
+def _is_dead(storage: BaseStorage, owner: str) -> bool:
+    """Whether a process has certainly ended, by its number."""
+    # another host of the same name looks like this one before its last start
+    return is_gone(owner) and not (is_of_another_boot(owner) and gives_signs(storage, owner))
 
 
 def _running(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
-def _is_left_behind(study: Study, trial: FrozenTrial) -> bool:
+def _is_left_behind(study: Study, storage: BaseStorage, trial: FrozenTrial) -> bool:
     deadline = time.monotonic() + SIGNING_SECONDS
     while not (owner := trial.user_attrs.get(OWNER)) and time.monotonic() < deadline:
         time.sleep(0.05)
         trial = study.get_trials(deepcopy=False)[trial.number]
     if trial.state is not TrialState.RUNNING:
         return False
-    return owner is None or owner == this_process() or is_gone(owner)
+    if owner is None or owner == this_process():
+        return True
+    if is_alive(owner):
+        return False
+    return _is_dead(storage, owner) or is_silent(storage, owner, trial.datetime_start)
 
 
 def _close(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:

@@ -16,7 +16,7 @@ from vflowopt_search import trials
 from vflowopt_search.heartbeat import Heartbeat, fail_dead_trials
 from vflowopt_search.outcome import TrialReport, report_of
 from vflowopt_search.race import Race, Runner
-from vflowopt_search.recovery import num_running_elsewhere
+from vflowopt_search.recovery import num_running_elsewhere, recover_silent
 
 OnTrial = Callable[[TrialReport], None]
 
@@ -54,6 +54,7 @@ class Rounds:
 
     def _round(self, size: int) -> None:
         fail_dead_trials(self.study)
+        recover_silent(self.study, self.storage)
         runners: list[Runner] = []
         with Heartbeat(self.storage) as heartbeat:
             while len(runners) < size and self._num_begun() + len(runners) < self.total:
@@ -68,7 +69,7 @@ class Rounds:
     def _num_begun(self) -> int:
         """Trials that count or are in the hands of other processes."""
         counted = trials.num_counted(self.study.get_trials(deepcopy=False))
-        return counted + num_running_elsewhere(self.study)
+        return counted + num_running_elsewhere(self.study, self.storage)
 
     def _tell(self, group: Sequence[Runner]) -> None:
         samples = range(self.race.objective.num_samples)

@@ -44,7 +44,8 @@ class ModelIdentity(StrategyPart):
     hidden_size: Annotated[int, Field(ge=1)]
     """Width of the language model."""
     config_sha256: str | None = None
-    """Fingerprint of the configuration; said, not compared."""
+    """Fingerprint of the whole configuration; said, not compared: a fine-tune mostly has the same,
+    and another version of transformers may give the same model another."""
 
 
 class PixelScale(StrategyPart):

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vflowopt_search.adapters.hub import Source, find_checkpoint, hub_answers, offline_wanted
+from vflowopt_search.adapters.hub import (
+    Source,
+    find_checkpoint,
+    hub_answers,
+    hub_errors,
+    offline_wanted,
+)
 from vflowopt_search.errors import StrategyError
 from vflowopt_search.strategy import Strategy
 
@@ -118,12 +124,12 @@ def push_strategy(
             f"strategy {strategy.name!r} cannot be pushed to {repo_id}: {reason}; push it with "
             f"network, or copy the file"
         )
-    hub = HfApi(endpoint=constants.ENDPOINT, token=token)
+    hub, content = HfApi(endpoint=constants.ENDPOINT, token=token), strategy.to_json().encode()
     with _told(repo_id, filename, revision):
         if not create_pr:
             hub.create_repo(repo_id, private=private, exist_ok=True)
         commit = hub.upload_file(
-            path_or_fileobj=strategy.to_json().encode(),
+            path_or_fileobj=content,
             path_in_repo=filename,
             repo_id=repo_id,
             revision=revision,
@@ -190,11 +196,22 @@ def _told(repo_id: str, filename: str, revision: str | None) -> Iterator[None]:
             f"there is no repository {repo_id} for you on the hub; check the name, and log in "
             f"(hf auth login) where it is private or gated"
         ) from error
-    except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError) as error:
+    except hub_errors() as error:
+        if isinstance(error, errors.LocalTokenNotFoundError) or _is_refusal(error):
+            raise StrategyError(
+                f"the hub refuses {filename} of {at} ({_first_line(error)}); check your token and "
+                f"its rights"
+            ) from error
         raise StrategyError(
-            f"the hub refuses {filename} of {at} ({_first_line(error)}); check your token and its "
-            f"rights"
+            f"what was asked of the hub for {filename} of {at} broke off ({_first_line(error)}); "
+            f"do it again when the hub answers, or copy the file by other means"
         ) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub answered that it will not, and did not merely fail."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is not None and 400 <= status < 500
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from vflowopt_search.rescoring import needs_rescoring, rescore
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
+from vflowopt_search.signs import SignsOfLife
 from vflowopt_search.storage import open_storage, quiet_optuna
 from vflowopt_search.strategy import ModelIdentity, Strategy
 
@@ -107,7 +108,11 @@ def run_study(
         recover(study, opened)
         interrupted = False
         try:
-            with interruptible(objective) as stoppable, Recovering(study, opened):
+            with (
+                interruptible(objective) as stoppable,
+                SignsOfLife(opened),
+                Recovering(study, opened),
+            ):
                 race = Race(
                     stoppable,
                     space,
@@ -195,6 +200,7 @@ def search(
     held_out: CalibrationSet | None = None,
     sampler: SamplerName = "tpe",
     racing: bool = True,
+    strict: bool = False,
     name: str = "search",
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
@@ -218,6 +224,7 @@ def search(
             states both divergences.
         sampler: `tpe`, `gp` or `random`.
         racing: stop hopeless trials early.
+        strict: stop at a sample that the processor does not take, instead of leaving it out.
         name: of the study and of the strategy.
         on_trial: called after each trial.
 
@@ -235,6 +242,7 @@ def search(
         batch_size=batch_size,
         cache=cache,
         cache_gb=cache_gb,
+        strict=strict,
     )
     objective = build(calibration)
     outcome = run_study(
@@ -243,14 +251,15 @@ def search(
         StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch),
         storage=InMemoryStorage() if storage is None else storage,
         context={
-            **study_context(objective.facts.identity, calibration, chosen),
+            **study_context(objective.facts.identity, objective.calibration, chosen),
             **objective.fingerprint,
         },
         on_trial=on_trial,
     )
     again = held_out is not None and needs_rescoring(outcome.study, held_out.sha256)
     if held_out is not None and outcome.finished and again:
-        rescore(outcome.study, build(held_out), held_out.sha256)
+        others = build(held_out)
+        rescore(outcome.study, others, others.calibration.sha256)
         outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)
 

@@ -107,3 +107,12 @@ def test_another_configuration_has_another_fingerprint(family: str) -> None:
     before = config_sha256(config)
     config.text_config.rms_norm_eps = 0.5
     assert config_sha256(config) != before
+
+
+def test_the_configurations_fingerprint_is_of_no_fine_tune_and_of_one_transformers() -> None:
+    """Why strategy files state it and nobody compares it."""
+    one, tuned = tiny_model("llava"), tiny_model("llava", seed=1)
+    assert identity_of(one).config_sha256 == identity_of(tuned).config_sha256
+    made: Any = type(one.config)
+    newer = made(**one.config.to_dict(), a_field_of_the_next_release=False)
+    assert config_sha256(newer) != config_sha256(one.config)

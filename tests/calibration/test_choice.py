@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +13,10 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from tests.calibration.data import NUM, choose, picture, table, write_jsonl
+from tests.calibration.data import NUM, as_bytes, choose, picture, table, write_jsonl
 from vflowopt_search.calibration import choice
 from vflowopt_search.calibration.choice import load_calibration, order
+from vflowopt_search.calibration.images import open_image
 from vflowopt_search.calibration.samples import Mark, Sample, Turn, Video, fingerprint
 from vflowopt_search.errors import CalibrationError
 
@@ -144,16 +146,45 @@ def test_unreadable_images_are_replaced_and_counted(tmp_path: Path) -> None:
     loaded = load_calibration(file, num_samples=10)
     assert len(loaded) == 10
     assert loaded.skipped == 2
-    assert "2 rows with unreadable images skipped (the first: images/" in loaded.note
+    named = r"2 rows that cannot be read skipped: q[45], q[45] \(the first: images/[45]"
+    assert re.search(named, loaded.note)
+
+
+def test_a_broken_line_costs_its_row_only(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path)
+    whole = load_calibration(file)
+    lines = file.read_text().splitlines()
+    broken = [line[:9] if n == 2 else line for n, line in enumerate(lines)]
+    file.write_text("\n".join([*broken[:7], "[1]", *broken[7:]]) + "\n")
+    loaded = load_calibration(file)
+    assert {one.id for one in loaded.samples} == {one.id for one in whole.samples} - {"q2"}
+    assert loaded.skipped == 2
+    assert "2 rows that cannot be read skipped: " in loaded.note
+    assert "data.jsonl line " in loaded.note
+
+
+def test_strictly_the_first_row_that_cannot_be_read_ends_it(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path)
+    (tmp_path / "images" / "4.png").write_bytes(b"damaged")
+    with pytest.raises(CalibrationError, match=r"row q4 cannot be used, .*: images/4\.png is no"):
+        load_calibration(file, strict=True)
+
+
+def test_a_damaged_file_is_not_left_open(tmp_path: Path) -> None:
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(as_bytes(Image.effect_noise((64, 64), 50), "JPEG")[:400])
+    with pytest.raises(CalibrationError, match="is no readable image"):
+        open_image(file)
+    opened = {entry.resolve() for entry in Path("/proc/self/fd").iterdir()}
+    assert file.resolve() not in opened
 
 
 def test_too_many_unreadable_images(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path)
     for number in range(4):
         (tmp_path / "images" / f"{number}.png").write_bytes(b"damaged")
-    with pytest.raises(
-        CalibrationError, match=r"4 images of .* more than 20% .*the first: images/"
-    ):
+    sentence = r"4 rows of .* \((q\d, ){3}q\d\), more than 20% .*the first: images/"
+    with pytest.raises(CalibrationError, match=sentence):
         load_calibration(file, num_samples=50)
 
 
@@ -166,7 +197,7 @@ def test_a_hopeless_data_set_is_given_up_early(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(choice, "open_image", fail)
     content = [{"image": "a.png", "question": "?"}] * 1000
-    with pytest.raises(CalibrationError, match="3 images of test cannot be read"):
+    with pytest.raises(CalibrationError, match="3 rows of test cannot be read"):
         choose(content, num_samples=8)
     assert len(tried) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import pruned
 from vflowopt_search.errors import CalibrationError, EvaluationError, ModelError
 from vflowopt_search.evaluate import answers as asking_module
-from vflowopt_search.evaluate.answers import Answer, Asking, ask
+from vflowopt_search.evaluate import queue
+from vflowopt_search.evaluate.answers import Asking, ask
 from vflowopt_search.evaluate.evaluation import (
     Evaluation,
     check_labels,
@@ -27,6 +29,7 @@ from vflowopt_search.evaluate.evaluation import (
     write_evaluation,
 )
 from vflowopt_search.evaluate.ledger import Ledger
+from vflowopt_search.evaluate.queue import Answer
 from vflowopt_search.strategy import Strategy
 
 PRUNED = strategy_of((0, 0.4), (3, 0.5))
@@ -36,15 +39,15 @@ def asking_of(family: str = "llava", **options: Any) -> Asking:
     return Asking(tiny_model(family), tiny_processor(family), max_new_tokens=8, **options)
 
 
-def answered(**strategies: Strategy | None) -> dict[str, list[Answer]]:
-    return ask(asking_of(), small_set().samples, strategies, Ledger())
+def answered(**strategies: Strategy | None) -> Mapping[str, Sequence[Answer]]:
+    return ask(asking_of(), small_set().samples, strategies, Ledger()).answers
 
 
 def test_answers_are_those_of_generate() -> None:
     asking = asking_of("llava_onevision", batch_size=3)
     model: Any = asking.model
     samples = small_set().samples
-    found = ask(asking, samples, {"unpruned": None, "pruned": PRUNED}, Ledger())
+    found = ask(asking, samples, {"unpruned": None, "pruned": PRUNED}, Ledger()).answers
     for name, strategy in (("unpruned", strategy_of((0, 1.0))), ("pruned", PRUNED)):
         inputs = encode(asking.processor, samples)
         with pruned(model, strategy) as applied:
@@ -182,7 +185,7 @@ def test_other_weights_do_not_know_the_answers(tmp_path: Path) -> None:
 
 def test_many_samples_are_encoded_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(asking_of(), labelled(right=4), {"pruned": PRUNED})
-    monkeypatch.setattr(asking_module, "WINDOW", 3)
+    monkeypatch.setattr(queue, "WINDOW", 3)
     parts = evaluate(asking_of(), labelled(right=4), {"pruned": PRUNED})
     for name in whole.answers:
         assert [a.text for a in whole.answers[name]] == [a.text for a in parts.answers[name]]
@@ -199,17 +202,17 @@ def test_samples_of_one_image_are_encoded_together(monkeypatch: pytest.MonkeyPat
 
     source = asking_module._source
     monkeypatch.setattr(asking_module, "_source", noted)
-    monkeypatch.setattr(asking_module, "WINDOW", 2)
-    answers = ask(asking_of(), asked, {"pruned": PRUNED}, Ledger())["pruned"]
+    monkeypatch.setattr(queue, "WINDOW", 2)
+    answers = ask(asking_of(), asked, {"pruned": PRUNED}, Ledger()).answers["pruned"]
     assert windows == [{"0"}, {"1"}, {"2"}]
-    whole = ask(asking_of(), asked[4:5], {"pruned": PRUNED}, Ledger())["pruned"]
+    whole = ask(asking_of(), asked[4:5], {"pruned": PRUNED}, Ledger()).answers["pruned"]
     assert answers[4].text == whole[0].text
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     asking = asking_of(batch_size=7)
     samples = small_set().samples
-    expected = ask(asking, samples, {"pruned": PRUNED}, Ledger())
+    expected = ask(asking, samples, {"pruned": PRUNED}, Ledger()).answers
     model: Any = asking.model
     limit = 2
 
@@ -218,7 +221,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
             raise torch.OutOfMemoryError("no room")
 
     hook = model.model.language_model.register_forward_pre_hook(small_gpu, with_kwargs=True)
-    halved = ask(asking, samples, {"pruned": PRUNED}, Ledger())
+    halved = ask(asking, samples, {"pruned": PRUNED}, Ledger()).answers
     assert [a.text for a in halved["pruned"]] == [a.text for a in expected["pruned"]]
     limit = 0
     with pytest.raises(ModelError, match="one sample does not fit in memory"):
@@ -228,7 +231,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
 
 def test_samples_without_an_image_are_not_pruned() -> None:
     bare = [replace(sample, images=()) for sample in small_set().samples[:2]]
-    answers = ask(asking_of(), bare, {"unpruned": None, "pruned": PRUNED}, Ledger())
+    answers = ask(asking_of(), bare, {"unpruned": None, "pruned": PRUNED}, Ledger()).answers
     assert [a.retained for a in answers["pruned"]] == [None, None]
     assert [a.text for a in answers["pruned"]] == [a.text for a in answers["unpruned"]]
 

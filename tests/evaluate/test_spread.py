@@ -7,7 +7,7 @@ import pytest
 from tests.fake_study import FACTS, SPACE, fake_run, fake_space
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.errors import EvaluationError
-from vflowopt_search.evaluate.answers import content_of
+from vflowopt_search.evaluate.queue import content_of
 from vflowopt_search.evaluate.spread import Tried, _evenly_spaced, spread
 from vflowopt_search.outcome import strategy_of
 from vflowopt_search.search_space import SearchSpace

@@ -45,6 +45,10 @@ class FakeHub:
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    drops: str = ""
+    """Requests with these words break off in the middle; empty for none."""
+    fails: str = ""
+    """Requests with these words are answered with 500."""
     url: str = ""
 
     def repository(self, name: str) -> Repository:
@@ -85,6 +89,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""
+
+    def parse_request(self) -> bool:
+        """Let a request fail before its method sees it."""
+        whole, hub = super().parse_request(), self.hub
+        asked = f"{self.command} {self.path}"
+        if whole and hub.drops and hub.drops in asked:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+        elif whole and hub.fails and hub.fails in asked:
+            self._answer(_refusal(500, None, "the hub is unwell"))
+        else:
+            return whole
+        self.close_connection = True
+        return False
 
     def do_HEAD(self) -> None:
         self._answer(_file(self.hub, self.path, self._owner) if self._asks_file else _json({}))

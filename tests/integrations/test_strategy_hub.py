@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 
 from tests.command import PROGRAM, ROOT
 from tests.integrations.fake_hub import TOKEN, FakeHub, fake_hub
 from tests.pruning.oracle import ragged_inputs, strategy_of
 from tests.tiny import save_checkpoint, tiny_model
-from vflowopt_search import prune, pruned, pull_strategy, push_strategy
+from vflowopt_search import load_calibration, prune, pruned, pull_strategy, push_strategy
 from vflowopt_search.adapters.loading import load_model
-from vflowopt_search.errors import ModelError, StrategyError
+from vflowopt_search.errors import CalibrationError, ModelError, StrategyError
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import STRATEGY_FILE, find_strategy
 
@@ -244,3 +244,53 @@ def test_push_and_pull_as_commands(tmp_path: Path) -> None:
     assert missing.stderr == (
         "error: owner/mine has no revision 'v2'; name a branch, a tag or a commit of it\n"
     )
+
+
+# --- a connection that breaks off
+
+
+@pytest.mark.parametrize("asked", ["POST /api/repos/create", "POST /api/models/owner/new/commit"])
+@pytest.mark.parametrize("how", ["drops", "fails"])
+def test_a_push_that_breaks_off_is_one_sentence(hub: FakeHub, asked: str, how: str) -> None:
+    setattr(hub, how, asked)
+    with pytest.raises(StrategyError, match=r"of owner/new broke off \(.+\); do it again when"):
+        push_strategy("owner/new", HALF)
+    setattr(hub, how, "")
+    push_strategy("owner/new", HALF)
+    assert pull_strategy("owner/new") == HALF
+
+
+@pytest.mark.parametrize("how", ["drops", "fails"])
+def test_a_pull_that_breaks_off_is_one_sentence(
+    hub: FakeHub, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_strategy(f"owner/{how}", HALF)  # nothing of it is in the local cache
+    setattr(hub, how, f"GET /owner/{how}/resolve")
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)  # retries
+    with pytest.raises(StrategyError, match=rf"of owner/{how} broke off \(.+\); do it again when"):
+        pull_strategy(f"owner/{how}")
+
+
+def test_a_refusal_is_no_broken_connection(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
+    with pytest.raises(StrategyError, match=r"refuses .*; check your token"):
+        push_strategy("owner/new", HALF)
+
+
+[CLIENT_ERROR] = [each for each in errors.HfHubHTTPError.__bases__ if each is not OSError]
+BROKEN_OFF = [CLIENT_ERROR("peer closed connection"), errors.XetDownloadError("no chunk")]
+
+
+@pytest.mark.parametrize("broken", BROKEN_OFF)
+def test_data_and_models_that_break_off_are_one_sentence(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    def breaks_off(*args: Any, **options: Any) -> None:
+        raise broken
+
+    monkeypatch.setattr("datasets.load_dataset", breaks_off)
+    with pytest.raises(CalibrationError, match=rf"owner/set cannot be read .*\({broken}\); give"):
+        load_calibration("owner/set")
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", breaks_off)
+    with pytest.raises(ModelError, match=f"owner/model cannot be loaded: {broken}"):
+        load_model("owner/model")

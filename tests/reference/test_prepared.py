@@ -55,9 +55,9 @@ def test_pruned_answers_do_not_depend_on_sharing() -> None:
     asked = [replace(s, prompt=p) for s in small_set(3).samples for p in PROMPTS[:3]]
     strategy = strategy_of((0, 0.4), importance=Importance(vision_layer=1, context_threshold=1.1))
     asking = Asking(model, processor, batch_size=4, max_new_tokens=8)
-    together = ask(asking, asked, {"pruned": strategy}, Ledger())["pruned"]
+    together = ask(asking, asked, {"pruned": strategy}, Ledger()).answers["pruned"]
     for sample, answer in zip(asked, together, strict=True):
-        [alone] = ask(asking, [sample], {"pruned": strategy}, Ledger())["pruned"]
+        [alone] = ask(asking, [sample], {"pruned": strategy}, Ledger()).answers["pruned"]
         assert alone.text == answer.text
 
 

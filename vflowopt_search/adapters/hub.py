@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -33,6 +34,17 @@ def find_checkpoint(name_or_path: str | Path) -> Source:
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name} does not exist; give a checkpoint's folder or its hub name")
     return Source(name, local_only=not hub_answers(), is_folder=False)
+
+
+@lru_cache
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Whatever the hub's library raises, and the HTTP client below it, which changes with it."""
+    from huggingface_hub import errors
+
+    named = vars(errors).values()  # the client's base error is imported there
+    own = [each for each in named if isinstance(each, type) and issubclass(each, Exception)]
+    # an answer that is no JSON, as a proxy's; a client that was closed
+    return (*own, OSError, ValueError, RuntimeError)
 
 
 def offline_wanted() -> bool:

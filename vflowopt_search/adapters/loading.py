@@ -19,7 +19,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vflowopt_search.adapters.hub import Source, find_checkpoint
+from vflowopt_search.adapters.hub import Source, find_checkpoint, hub_errors
 from vflowopt_search.adapters.processors import image_only_processor
 from vflowopt_search.errors import ModelError
 from vflowopt_search.strategy import PixelScale
@@ -28,8 +28,8 @@ from vflowopt_search.strategy import PixelScale
 _AutoModel: Any = AutoModelForImageTextToText
 _AutoProcessor: Any = AutoProcessor
 
-# what transformers raises for files that are absent, malformed, or of another kind
-LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError)
+# what transformers raises for files that are absent, malformed, of another kind, or broken off
+LOADING_ERRORS: tuple[type[Exception], ...] = (TypeError, KeyError, ImportError, *hub_errors())
 
 
 def load_model(

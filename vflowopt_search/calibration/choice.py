@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vflowopt_search.calibration.images import open_image
+from vflowopt_search.calibration.refusals import MOST_UNUSABLE, first_ids
 from vflowopt_search.calibration.rows import Columns, Record, read_record
 from vflowopt_search.calibration.samples import CalibrationSet, Sample, Video, fingerprint
 from vflowopt_search.calibration.sources import Rows, as_rows, open_rows
@@ -17,7 +18,6 @@ from vflowopt_search.errors import CalibrationError
 
 GUESSED = Columns()
 DEFAULT_PROMPT = "Describe the {}."
-MOST_UNREADABLE = 0.2  # share of the rows tried
 
 
 def load_calibration(
@@ -31,17 +31,19 @@ def load_calibration(
     frames: int | None = None,
     fps: float | None = None,
     skip: int = 0,
+    strict: bool = False,
 ) -> CalibrationSet:
     """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
 
     `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Of a video
     `frames` are taken, 8 unless said, or `fps` a second (see `read_video`). Only chosen rows are
     decoded. The first `skip` that would be chosen are passed over: with as many as another call
-    asked for, the sets are disjoint. Raises `CalibrationError` when source, columns, images or
-    videos are unusable.
+    asked for, the sets are disjoint. Rows that cannot be read are left out, counted and named in
+    the set's `note`; `strict` stops at the first. Raises `CalibrationError` when source, columns or
+    more than a fifth of the rows are unusable.
     """
     rows, folder = open_rows(source, split)
-    choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip)
+    choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip, strict)
     return choice.make(str(source))
 
 
@@ -57,6 +59,7 @@ def from_dataset(
     frames: int | None = None,
     fps: float | None = None,
     skip: int = 0,
+    strict: bool = False,
 ) -> CalibrationSet:
     """Choose samples from a `datasets.Dataset` or a list of mappings, as `load_calibration` does.
 
@@ -64,7 +67,8 @@ def from_dataset(
     `CalibrationError` when rows, columns, images or videos are unusable.
     """
     rows = as_rows(dataset)
-    return _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip).make(name)
+    choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip, strict)
+    return choice.make(name)
 
 
 def order(num_rows: int, seed: int) -> list[int]:
@@ -87,7 +91,8 @@ class _Choice:
     frames: int | None
     fps: float | None
     skip: int = 0
-    unreadable: int = 0
+    strict: bool = False
+    unreadable: list[str] = field(default_factory=list)
     fault: str = ""
     without_image: int = 0
     without_question: int = 0
@@ -106,7 +111,7 @@ class _Choice:
             raise CalibrationError(
                 f"{name} has no usable row{' left' * bool(self.skip)}: {self._note(0)}"
             )
-        skipped = self.unreadable + self.without_image + self.without_question
+        skipped = len(self.unreadable) + self.without_image + self.without_question
         return CalibrationSet(
             name, samples, fingerprint(samples), skipped, self._note(len(samples))
         )
@@ -125,8 +130,7 @@ class _Choice:
     def _usable(self, name: str) -> Iterator[Sample]:
         found = 0
         for index in order(len(self.rows), self.seed):
-            record = read_record(self.rows.row(index), self.columns, self.prompt)
-            sample = self._decode(record, index)
+            sample = self._read(index)
             if sample is not None:
                 found += 1
                 if found > self.skip:
@@ -136,29 +140,37 @@ class _Choice:
             # past this point no remaining row could bring the share back under the limit
             self._require_most_readable(self.skip + self.num_samples, name)
 
-    def _decode(self, record: Record, index: int) -> Sample | None:
-        if not record.images and not record.videos:
-            self.without_image += 1
-            return None
-        if not record.prompt:
-            self.without_question += 1
-            return None
+    def _read(self, index: int) -> Sample | None:
+        """The sample in a row; None, and a count, where it cannot be used."""
+        name = str(index)
         try:
-            images = tuple(open_image(image, self.folder) for image in record.images)
-            videos = tuple(self._video(video) for video in record.videos)
+            record = read_record(self.rows.row(index), self.columns, self.prompt)
+            name = name if record.id is None else record.id
+            if not record.images and not record.videos:
+                self.without_image += 1
+                return None
+            if not record.prompt:
+                self.without_question += 1
+                return None
+            return self._decode(record, name)
         except CalibrationError as error:
-            self.unreadable += 1
+            if self.strict:
+                raise CalibrationError(
+                    f"row {name} cannot be used, and strict is to stop at the first: {error}"
+                ) from error
+            self.unreadable.append(name)
             self.fault = self.fault or str(error)
             return None
-        name = str(index) if record.id is None else record.id
+
+    def _decode(self, record: Record, name: str) -> Sample:
         return Sample(
             name,
             record.prompt,
-            images,
+            tuple(open_image(image, self.folder) for image in record.images),
             record.answer,
             record.group,
             record.turns,
-            videos,
+            tuple(self._video(video) for video in record.videos),
             answers=record.answers,
             options=record.options,
         )
@@ -167,18 +179,23 @@ class _Choice:
         return read_video(video, frames=self.frames, fps=self.fps, folder=self.folder)
 
     def _require_most_readable(self, num_readable: int, name: str) -> None:
-        tried = self.unreadable + num_readable
-        if self.unreadable > MOST_UNREADABLE * tried:
+        num_unreadable = len(self.unreadable)
+        if num_unreadable > MOST_UNUSABLE * (num_unreadable + num_readable):
             raise CalibrationError(
-                f"{self.unreadable} images of {name} cannot be read, more than "
-                f"{MOST_UNREADABLE:.0%} of those tried; mend the data set (the first: {self.fault})"
+                f"{num_unreadable} rows of {name} cannot be read ({first_ids(self.unreadable)}), "
+                f"more than {MOST_UNUSABLE:.0%} of those tried; mend the data set (the first: "
+                f"{self.fault})"
             )
 
     def _note(self, num_samples: int) -> str:
         parts = [
             (self.without_image, "rows without an image skipped"),
             (self.without_question, "rows without a question skipped"),
-            (self.unreadable, f"rows with unreadable images skipped (the first: {self.fault})"),
+            (
+                len(self.unreadable),
+                f"rows that cannot be read skipped: {first_ids(self.unreadable)} (the first: "
+                f"{self.fault})",
+            ),
             (
                 self.num_samples - num_samples,
                 f"fewer than asked: {num_samples} of {self.num_samples}",

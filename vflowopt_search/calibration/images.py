@@ -40,8 +40,7 @@ def open_image(value: Any, folder: Path | None = None) -> Image.Image:
         with warnings.catch_warnings():
             # a large picture is welcome; one past PIL's hard limit is still refused
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = value if isinstance(value, Image.Image) else Image.open(_file(value, folder))
-            upright = ImageOps.exif_transpose(image)  # decodes it
+            upright = _decoded(value, folder)
         if 0 in upright.size:
             raise ValueError(f"it has {upright.width} x {upright.height} pixels")
         return to_rgb(upright)
@@ -54,6 +53,13 @@ def open_image(value: Any, folder: Path | None = None) -> Image.Image:
         raise CalibrationError(
             f"{_name(value)} is no readable image ({reason}); check or convert it"
         ) from error
+
+
+def _decoded(value: Any, folder: Path | None) -> Image.Image:
+    if isinstance(value, Image.Image):
+        return ImageOps.exif_transpose(value)
+    with Image.open(_file(value, folder)) as image:
+        return ImageOps.exif_transpose(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

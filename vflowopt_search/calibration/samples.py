@@ -112,6 +112,8 @@ class CalibrationSet:
     skipped: int = 0
     note: str = ""
     """What is worth saying about the choice: rows skipped and why, fewer samples than asked."""
+    refused: int = 0
+    """How many of those skipped were chosen first, and then not taken by the model's processor."""
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vflowopt_search.adapters.hub import hub_answers, offline_wanted
+from vflowopt_search.adapters.hub import hub_answers, hub_errors, offline_wanted
 from vflowopt_search.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -32,18 +32,22 @@ class Rows(Protocol):
 
 
 class ListRows:
-    """Rows that are mappings already."""
+    """Rows that are mappings already, or the reason why one cannot be read."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any] | CalibrationError]) -> None:
         self._rows = rows
-        self.column_names = list(dict.fromkeys(name for row in rows for name in row))
+        whole = (row for row in rows if isinstance(row, Mapping))
+        self.column_names = list(dict.fromkeys(name for row in whole for name in row))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def row(self, index: int) -> dict[str, Any]:
-        """One row; a column that it lacks is absent."""
-        return dict(self._rows[index])
+        """One row; a column that it lacks is absent. Raises `CalibrationError` for a broken one."""
+        row = self._rows[index]
+        if isinstance(row, CalibrationError):
+            raise row
+        return dict(row)
 
 
 class ArrowRows:
@@ -151,7 +155,7 @@ def _load(kind: str, **options: Any) -> Any:
 
     try:
         return load_dataset(kind, **options)
-    except (*_REFUSALS, DatasetsError) as error:
+    except (*_REFUSALS, *hub_errors(), DatasetsError) as error:
         where = options.get("data_files", kind)
         reason = str(error.__cause__ or error).split("\n")[0]
         raise CalibrationError(
@@ -174,10 +178,24 @@ def _only(splits: Any, split: str | None, source: object) -> Any:
     )
 
 
-def _parse_lines(path: Path) -> list[dict[str, Any]]:
+def _parse_lines(path: Path) -> list[dict[str, Any] | CalibrationError]:
+    """The object in each line, or what is wrong with it."""
     lines = enumerate(_read_text(path).split("\n"), start=1)  # splitlines() cuts within strings
-    rows = [_parse(line, f"{path} line {number}") for number, line in lines if line.strip()]
-    return _require_objects(rows, path)
+    rows = [_parse_line(line, f"{path} line {number}") for number, line in lines if line.strip()]
+    broken = [row for row in rows if isinstance(row, CalibrationError)]
+    if broken and len(broken) == len(rows):
+        raise broken[0]
+    return rows
+
+
+def _parse_line(line: str, where: str) -> dict[str, Any] | CalibrationError:
+    try:
+        row = _parse(line, where)
+    except CalibrationError as error:
+        return error
+    if not isinstance(row, dict):
+        return CalibrationError(f"{where} is not an object; give one object per sample")
+    return row
 
 
 def _parse_json(path: Path) -> list[dict[str, Any]]:

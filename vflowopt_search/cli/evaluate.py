@@ -90,6 +90,7 @@ def evaluate(
     turns: options.DataTurns = options.Turns.first,
     frames: options.DataFrames = None,
     fps: options.DataFps = None,
+    strict: options.DataStrict = False,
     samples: options.Questions = None,
     by: options.By = None,
     metric: options.Score = options.ScoreName.exact_match,
@@ -117,7 +118,9 @@ def evaluate(
     """
     candidates = read_candidates(strategies)
     name = chosen_model(model, candidates.model_name)
-    own = DataOptions(split, parse_columns(columns, video_column), prompt, turns.value, frames, fps)
+    own = DataOptions(
+        split, parse_columns(columns, video_column), prompt, turns.value, frames, fps, strict
+    )
     job = EvaluationJob(
         candidates=candidates,
         source=ModelSource(name, device, dtype.value, trust_remote_code),
@@ -178,6 +181,7 @@ def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, 
     Raises:
         VFlowOptError: files, samples, model or strategies cannot be used.
     """
+    from vflowopt_search.calibration.refusals import without
     from vflowopt_search.evaluate import evaluation as evaluating
     from vflowopt_search.evaluate.answers import Asking, facts_of
     from vflowopt_search.evaluate.ledger import Ledger
@@ -189,7 +193,8 @@ def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, 
     shown.phase(f"loading {job.source.name}")
     model, processor = checked_model(job.source, job.cache, shown, self_check=job.self_check)
     strategies = job.candidates.strategies(facts_of(model, job.source.name), job.retain)
-    asking = Asking(model, processor, job.batch_size, job.max_new_tokens)
+    strict = job.data.options.strict
+    asking = Asking(model, processor, job.batch_size, job.max_new_tokens, strict)
     shown.phase("answering", len(labelled) * (len(strategies) + 1))
     evaluation = evaluating.evaluate(
         asking,
@@ -200,7 +205,7 @@ def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, 
         seed=job.data.seed,
         progress=shown.step,
     )
-    return evaluation, described(job, labelled, asking)
+    return evaluation, described(job, without(labelled, evaluation.refusals), asking)
 
 
 def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict[str, Any]:

@@ -41,9 +41,12 @@ class HeldOut:
 
     @property
     def note(self) -> str:
-        """What to tell a user who wanted a held-out half and got none."""
-        if not self.job.held_out or "samples" not in vars(self) or self.samples is not None:
+        """What to tell of the held-out half: why there is none, or what of it was skipped."""
+        if not self.job.held_out or "samples" not in vars(self):
             return ""
+        if self.samples is not None:
+            measured = vars(self).get("objective")
+            return measured.calibration.note if measured is not None else ""
         return (
             f"{self.prepared.calibration.name} has no images left that the search did not see, so "
             "the best strategy was not measured on others; ask for fewer --samples"
@@ -71,5 +74,5 @@ class HeldOut:
         if self.samples is None or self.objective is None:
             return outcome
         self.shown.phase("measuring the best on held-out samples")
-        rescore(outcome.study, self.objective, self.samples.sha256)
+        rescore(outcome.study, self.objective, self.objective.calibration.sha256)
         return outcome_of_study(outcome.study, self.job.recipe.trials, interrupted=False)

@@ -28,6 +28,7 @@ class DataOptions:
         turns: of conversations the "first" exchange, or "all" up to the last question.
         frames: taken of each video, evenly spread; None is 8.
         fps: frames of each second of a video instead.
+        strict: stop at the first sample that cannot be used; says nothing of the data.
     """
 
     split: str | None = None
@@ -36,6 +37,7 @@ class DataOptions:
     turns: Literal["first", "all"] = "first"
     frames: int | None = None
     fps: float | None = None
+    strict: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -88,4 +88,5 @@ def _own(data: LabelledData) -> CalibrationSet:
         prompt=options.prompt,
         frames=options.frames,
         fps=options.fps,
+        strict=options.strict,
     )

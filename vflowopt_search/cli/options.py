@@ -144,6 +144,10 @@ Columns = Annotated[
 Prompt = Annotated[str | None, _PROMPT[0]]
 VideoColumn = Annotated[str | None, _VIDEOS[0]]
 ReadTurns = Annotated[Turns, _TURNS[0]]
+_STRICT = _in_panels(
+    _BOTH, "--strict", "Stop at the first sample that cannot be used, instead of leaving it out."
+)
+Strict = Annotated[bool, _STRICT[0]]
 Samples = Annotated[
     int | None,
     typer.Option(min=1, help="How many samples; 256 unless said.", rich_help_panel=_DATA),
@@ -245,3 +249,4 @@ DataVideoColumn = Annotated[str | None, _VIDEOS[1]]
 DataTurns = Annotated[Turns, _TURNS[1]]
 DataFrames = Annotated[int | None, _FRAMES[1]]
 DataFps = Annotated[float | None, _FPS[1]]
+DataStrict = Annotated[bool, _STRICT[1]]

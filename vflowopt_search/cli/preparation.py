@@ -26,7 +26,7 @@ class Prepared:
 
     Attributes:
         loaded: model and processor.
-        calibration: the chosen samples.
+        calibration: the chosen samples, without those that the processor does not take.
         objective: measures strategies on them.
         space: what is searched.
     """
@@ -59,7 +59,10 @@ def prepare(job: Job, shown: Display) -> Prepared:
         shown.phase("checking that pruning is right on this model")
         check_once(*loaded, job.cache or default_cache())
     shown.phase("measuring the whole model", len(calibration))
-    return Prepared(loaded, calibration, objective_on(job, loaded, calibration, shown), space)
+    objective = objective_on(job, loaded, calibration, shown)
+    if objective.calibration.refused:
+        shown.phase(f"note: {objective.calibration.note}")
+    return Prepared(loaded, objective.calibration, objective, space)
 
 
 def objective_on(
@@ -82,6 +85,7 @@ def objective_on(
         cache_gb=job.cache_gb,
         progress=shown.step,
         name=job.source.name,
+        strict=job.data.strict,
     )
 
 
@@ -121,6 +125,7 @@ def chosen_samples(job: Job, *, skip: int = 0) -> CalibrationSet:
         frames=data.frames,
         fps=data.fps,
         skip=skip,
+        strict=data.strict,
     )
 
 
@@ -129,7 +134,7 @@ def held_out_half(job: Job, seen: CalibrationSet) -> CalibrationSet | None:
     from vflowopt_search.calibration.samples import without_images_of
 
     try:
-        others = chosen_samples(job, skip=len(seen))
+        others = chosen_samples(job, skip=len(seen) + seen.refused)
     except CalibrationError:  # the data was read before: there is nothing left of it
         return None
     return without_images_of(others, seen)

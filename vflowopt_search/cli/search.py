@@ -23,6 +23,7 @@ def search(
     turns: options.ReadTurns = options.Turns.first,
     frames: options.Frames = None,
     fps: options.Fps = None,
+    strict: options.Strict = False,
     samples: options.Samples = None,
     space: options.Space = None,
     retain: options.Retain = None,
@@ -75,7 +76,7 @@ def search(
         recipe=recipe,
         source=ModelSource(recipe.model, device, dtype.value, trust_remote_code, random_init),
         data=DataOptions(
-            split, parse_columns(columns, video_column), prompt, turns.value, frames, fps
+            split, parse_columns(columns, video_column), prompt, turns.value, frames, fps, strict
         ),
         output=resolve_output(output, study, model),
         storage=storage,

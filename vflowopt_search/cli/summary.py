@@ -78,6 +78,7 @@ class Summary:
                 "name": samples.name,
                 "samples": len(samples),
                 "skipped": samples.skipped,
+                "note": samples.note,
                 "sha256": samples.sha256,
             },
             environment=_environment(prepared),

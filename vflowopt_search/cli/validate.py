@@ -76,6 +76,7 @@ def validate(
     turns: options.DataTurns = options.Turns.first,
     frames: options.DataFrames = None,
     fps: options.DataFps = None,
+    strict: options.DataStrict = False,
     strategies: NumStrategies = 60,
     samples: NumCalibration = 256,
     questions: NumQuestions = 600,
@@ -104,7 +105,9 @@ def validate(
     name = chosen_model(
         model, next((t.strategy.model.name for t in tried if t.strategy.model), None)
     )
-    own = DataOptions(split, parse_columns(columns, video_column), prompt, turns.value, frames, fps)
+    own = DataOptions(
+        split, parse_columns(columns, video_column), prompt, turns.value, frames, fps, strict
+    )
     source = chosen_data(data, name)
     needs_more = source != SHIPPED and calibration is None
     job = ValidationJob(
@@ -148,6 +151,8 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
         print_json(content)
         return
     console = stdout()
+    for note in dict.fromkeys(filter(None, (about[k]["note"] for k in ("calibration", "data")))):
+        console.print(note, soft_wrap=True, markup=False)
     console.print(sentence(validation), soft_wrap=True, markup=False)
     console.print("\nRank correlation of divergence (sign turned) and accuracy, 95 % interval\n")
     console.print(correlations(validation))
@@ -164,6 +169,7 @@ def validated(
     Raises:
         VFlowOptError: trials, samples, model or space cannot be used.
     """
+    from vflowopt_search.calibration.refusals import without
     from vflowopt_search.evaluate import validation as validating
     from vflowopt_search.evaluate.answers import Asking
     from vflowopt_search.evaluate.evaluation import check_labels
@@ -171,19 +177,21 @@ def validated(
 
     shown.phase("reading samples")
     calibration, questions = samples_apart(job)
-    check_labels(questions, job.metric)
+    check_labels(questions.samples, job.metric)
     shown.phase(f"loading {job.source.name}")
     loaded = checked_model(job.source, job.cache, shown, self_check=job.self_check)
     shown.phase("measuring the whole model", len(calibration))
     objective = validation_objective(job, loaded, calibration, shown)
     chosen = chosen_strategies(job, tried, objective)
-    asking = Asking(*loaded, job.batch_size, job.max_new_tokens)
+    calibration = objective.calibration
+    strict = job.data.options.strict
+    asking = Asking(*loaded, job.batch_size, job.max_new_tokens, strict)
     shown.phase("measuring divergences", len(chosen) * len(calibration))
     validation = validating.validate(
         asking,
         objective,
         calibration.samples,
-        questions,
+        questions.samples,
         chosen,
         metric=job.metric,
         divergences=Ledger(job.output / run_folder.DIVERGENCES),
@@ -192,10 +200,14 @@ def validated(
         on_divergence=shown.step,
         on_answer=_phased(shown, "answering", (len(chosen) + 1) * len(questions)),
     )
-    return validation, {"format": validating.FORMAT, **_about(job, asking, calibration)}
+    asked = without(questions, validation.refusals)
+    about = _about(job, asking, calibration, asked)
+    return validation, {"format": validating.FORMAT, **about}
 
 
-def _about(job: ValidationJob, asking: Asking, calibration: CalibrationSet) -> dict[str, Any]:
+def _about(
+    job: ValidationJob, asking: Asking, calibration: CalibrationSet, asked: CalibrationSet
+) -> dict[str, Any]:
     """On what a validation was made."""
     from vflowopt_search.outcome import versions
 
@@ -203,9 +215,20 @@ def _about(job: ValidationJob, asking: Asking, calibration: CalibrationSet) -> d
         "model": {"name": job.source.name, **asking.settings()},
         "study": str(job.run),
         "space": job.space,
-        "calibration": {"name": calibration.name, "sha256": calibration.sha256},
-        "data": {"name": job.data.source, "instruction": job.data.instruction},
+        "calibration": _told(calibration),
+        "data": {**_told(asked), "instruction": job.data.instruction},
         "versions": versions(),
+    }
+
+
+def _told(samples: CalibrationSet) -> dict[str, Any]:
+    """What the file says of some samples."""
+    return {
+        "name": samples.name,
+        "samples": len(samples),
+        "sha256": samples.sha256,
+        "skipped": samples.skipped,
+        "note": samples.note,
     }
 
 

@@ -14,7 +14,7 @@ from vflowopt_search.errors import CalibrationError, StudyError
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:
-    from vflowopt_search.calibration.samples import CalibrationSet, Sample
+    from vflowopt_search.calibration.samples import CalibrationSet
     from vflowopt_search.cli.progress import Display
     from vflowopt_search.evaluate.spread import Chosen, Tried
     from vflowopt_search.objective import Objective
@@ -99,7 +99,7 @@ def searched_space(run: Path) -> str:
         return "vflowopt"
 
 
-def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, tuple[Sample, ...]]:
+def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
     """Calibration samples, and labelled questions about none of their images.
 
     Raises:
@@ -121,7 +121,10 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, tuple[Sample, ...
             calibration = from_dataset(rows, name=SHIPPED, num_samples=job.samples)
         else:
             calibration = load_calibration(
-                job.calibration, num_samples=job.samples, seed=job.data.seed
+                job.calibration,
+                num_samples=job.samples,
+                seed=job.data.seed,
+                strict=job.data.options.strict,
             )
         questions = about_others(labelled.samples, calibration.samples)
     if not questions:
@@ -129,7 +132,8 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, tuple[Sample, ...
             f"{labelled.name} has no sample left to ask about other images than those of the "
             f"{len(calibration)} calibration samples; ask for fewer with --samples"
         )
-    return calibration, questions[: job.questions]
+    asked = questions[: job.questions]
+    return calibration, replace(labelled, samples=asked, sha256=fingerprint(asked))
 
 
 def validation_objective(
@@ -148,6 +152,7 @@ def validation_objective(
         cache=job.cache or default_cache(),
         progress=shown.step,
         name=job.source.name,
+        strict=job.data.options.strict,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,14 +17,15 @@ from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import feeding
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
-from vflowopt_search.calibration.samples import Sample, fingerprint
+from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import attached_engine
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import CalibrationError, ModelError
 from vflowopt_search.evaluate.ledger import Ledger
+from vflowopt_search.evaluate.queue import Answer, Answered, Queue, Strategies
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.reference.attention_maps import AttentionMaps
-from vflowopt_search.reference.encoder import Progress, first_with_same_images, prepare
+from vflowopt_search.reference.encoder import Progress, prepare
 from vflowopt_search.reference.fingerprint import generation_sha256, weights_sha256
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.reference.shelf import GB, MEMORY_GB, MemoryShelf
@@ -33,29 +34,6 @@ from vflowopt_search.reference.unpruned import processor_sha256
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
-
-WINDOW = 256
-"""Samples whose images are held encoded at a time."""
-
-Strategies = Mapping[str, Strategy | None]
-"""Name to strategy; None is the whole model."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said.
-
-    Attributes:
-        text: the answer, special tokens left out.
-        seconds: its share of the time that its batch took, vision encoder left out.
-        retained: share of the sample's visual tokens alive, mean over layers; None without any.
-        batch: of answers with the same batch, which met the same machine, times may be compared.
-    """
-
-    text: str
-    seconds: float
-    retained: float | None
-    batch: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +44,15 @@ class Asking:
         processor: the model's.
         batch_size: samples to a batch; None chooses by prompt length.
         max_new_tokens: longest answer.
+        strict: stop at the first sample that the processor does not take, instead of passing over
+            it with every strategy.
     """
 
     model: nn.Module
     processor: Any
     batch_size: int | None = None
     max_new_tokens: int = 32
+    strict: bool = False
 
     def settings(self) -> dict[str, Any]:
         """All that answers depend on besides strategy and sample, but the batches."""
@@ -100,27 +81,17 @@ def facts_of(model: nn.Module, name: str | None = None) -> ModelFacts:
     )
 
 
-def content_of(strategy: Strategy | None) -> dict[str, Any] | None:
-    """What of a strategy decides what is pruned: all but its name, its claims and its origin."""
-    return None if strategy is None else strategy.content()
-
-
-def item_of(sample: Sample) -> str:
-    """A sample's id and the fingerprint of what it asks and shows."""
-    return f"{sample.id} {fingerprint([sample])[:16]}"
-
-
 def ask(
     asking: Asking,
     samples: Sequence[Sample],
     strategies: Strategies,
     ledger: Ledger,
     progress: Progress | None = None,
-) -> dict[str, list[Answer]]:
+) -> Answered:
     """Greedy answers to all samples under each strategy; what the ledger knows is not asked again.
 
     Images are encoded once for all strategies, and every batch is answered by all of them, so that
-    their times can be compared.
+    their times can be compared. A sample that the processor does not take is asked of none.
 
     Args:
         asking: the model and how it is asked.
@@ -132,12 +103,19 @@ def ask(
     Raises:
         ModelError: no adapter serves the model, it is pruned already, or a sample does not fit.
         EvaluationError: the ledger's file cannot be written.
+        CalibrationError: the processor does not take more than a fifth of the samples, or,
+            strictly, one of them.
     """
     refuse_if_pruned(asking.model)
     require_checked(adapter_for(asking.model), asking.processor)
-    queue = _Queue(asking, samples, strategies, ledger)
+    queue = Queue(samples, strategies, ledger, asking.settings(), asking.processor)
     while window := queue.next_window():
-        source = _source(asking, [samples[i] for i in window])
+        try:
+            source = _source(asking, [samples[i] for i in window])
+        except CalibrationError:
+            if asking.strict or not queue.leave_out_of(window):
+                raise
+            continue
         size = asking.batch_size or source.prepared.batch_size()
         for places in batches(len(window), size):
             batch = secrets.token_hex(4)
@@ -149,60 +127,7 @@ def ask(
                     queue.file(name, [window[p] for p in rows], answers)
                 if progress is not None:
                     progress(queue.known, queue.total)
-    return queue.answers()
-
-
-class _Queue:
-    """Which answers are missing, and where those that came are kept."""
-
-    def __init__(
-        self, asking: Asking, samples: Sequence[Sample], strategies: Strategies, ledger: Ledger
-    ) -> None:
-        self._ledger, self._names, self._turn = ledger, list(strategies), 0
-        # samples that show the same images follow each other: they are encoded once
-        first = first_with_same_images(samples)
-        self._order = sorted(range(len(samples)), key=lambda i: (first[i], i))
-        self._items = [item_of(sample) for sample in samples]
-        settings = asking.settings()
-        self._headings = {
-            name: ledger.heading(
-                {"measured": "answers", **settings, "strategy": content_of(strategy)}
-            )
-            for name, strategy in strategies.items()
-        }
-        self.total = len(samples) * len(strategies)
-        self.known = self.total - sum(
-            self.is_missing(name, i) for name in self._names for i in self._order
-        )
-
-    def is_missing(self, name: str, index: int) -> bool:
-        """Whether a strategy has not answered a sample yet."""
-        return self._ledger.known(self._headings[name], self._items[index]) is None
-
-    def next_window(self) -> list[int]:
-        """The next samples that some strategy has not answered; empty at the end."""
-        missing = (i for i in self._order if any(self.is_missing(n, i) for n in self._names))
-        return [i for i, _ in zip(missing, range(WINDOW), strict=False)]
-
-    def in_turn(self) -> Iterator[str]:
-        """All strategies, each time another one first: no one always meets a cold machine."""
-        self._turn += 1
-        for place in range(len(self._names)):
-            yield self._names[(place + self._turn - 1) % len(self._names)]
-
-    def file(self, name: str, indices: Sequence[int], answers: Sequence[Answer]) -> None:
-        """Keep the answers of a batch."""
-        measured = {self._items[i]: vars(a) for i, a in zip(indices, answers, strict=True)}
-        self._ledger.add(self._headings[name], measured)
-        self.known += len(indices)
-
-    def answers(self) -> dict[str, list[Answer]]:
-        """All answers, in the order of the samples."""
-        known = self._ledger.known
-        return {
-            name: [Answer(**known(heading, item) or {}) for item in self._items]
-            for name, heading in self._headings.items()
-        }
+    return queue.answered()
 
 
 def _source(asking: Asking, samples: Sequence[Sample]) -> SignalSource:

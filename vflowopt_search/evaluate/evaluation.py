@@ -9,12 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from vflowopt_search.calibration.refusals import Refusals
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.documents import digest, replace_atomically
 from vflowopt_search.errors import CalibrationError, EvaluationError
-from vflowopt_search.evaluate.answers import Answer, Asking, Strategies, ask, content_of
+from vflowopt_search.evaluate.answers import Asking, ask
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.metrics import metric_named, option_meant
+from vflowopt_search.evaluate.queue import Answer, Strategies, content_of
 from vflowopt_search.evaluate.statistics import Interval, PairedTest, paired_test, ratio_interval
 from vflowopt_search.evaluate.words import normalised
 from vflowopt_search.reference.encoder import Progress, first_with_same_images
@@ -80,13 +82,14 @@ class Evaluation:
 
     Attributes:
         metric: how answers were scored.
-        samples: how many there are.
+        samples: how many were asked.
         images: how many different ones they show; the unit of intervals and tests.
         unpruned: mean score of the whole model.
         results: of each strategy.
         seed: of resampling.
         answers: name (`unpruned` for the whole model) to all answers; not in the file.
         scores: the same, for scores.
+        refusals: number of a sample to why the processor did not take it; the file has their ids.
     """
 
     metric: str
@@ -97,11 +100,16 @@ class Evaluation:
     seed: int
     answers: Mapping[str, Sequence[Answer]]
     scores: Mapping[str, Sequence[float]]
+    refusals: Refusals
 
     def to_plain(self) -> dict[str, Any]:
         """What the file says of it."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("answers", "scores", "results")}
-        return plain | {"strategies": [asdict(result) for result in self.results]}
+        told = ("metric", "samples", "images", "unpruned", "seed")
+        return {
+            **{name: getattr(self, name) for name in told},
+            "refused": [refusal.id for refusal in self.refusals.values()],
+            "strategies": [asdict(result) for result in self.results],
+        }
 
 
 def evaluate(
@@ -116,6 +124,8 @@ def evaluate(
 ) -> Evaluation:
     """Ask the whole model and every strategy the same questions, and compare.
 
+    A sample that the processor does not take is asked of none (see `Asking.strict`).
+
     Args:
         asking: the model and how it is asked.
         samples: labelled samples; a sample's group, if it has one, is told apart.
@@ -126,15 +136,17 @@ def evaluate(
         progress: called with (answers known, answers in total).
 
     Raises:
-        CalibrationError: there are no samples, or one has no answer to compare with.
+        CalibrationError: there are no samples, one has no answer to compare with, or too many are
+            not taken by the processor.
         EvaluationError: no metric has this name, a label names no option, or the ledger cannot
             be written.
         ModelError: the model cannot be pruned.
     """
     check_labels(samples, metric)
     everyone = {UNPRUNED: None, **strategies}
-    answers = ask(asking, samples, everyone, ledger or Ledger(), progress)
-    scores = {name: scored(metric, samples, given) for name, given in answers.items()}
+    given = ask(asking, samples, everyone, ledger or Ledger(), progress)
+    samples, answers = given.samples, given.answers
+    scores = {name: scored(metric, samples, said) for name, said in answers.items()}
     clusters = image_clusters(samples)
     compare = _Comparison(samples, clusters, answers, scores, seed)
     return Evaluation(
@@ -149,6 +161,7 @@ def evaluate(
         seed=seed,
         answers=answers,
         scores=scores,
+        refusals=given.refusals,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vflowopt_search.errors import EvaluationError
-from vflowopt_search.evaluate.answers import content_of
+from vflowopt_search.evaluate.queue import content_of
 from vflowopt_search.race import DrawsStrategies
 from vflowopt_search.strategy import Strategy
 

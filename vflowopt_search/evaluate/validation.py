@@ -10,14 +10,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from vflowopt_search.calibration.refusals import Refusals
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import attached_engine
 from vflowopt_search.divergence import ANSWER_METRICS, METRICS, Readout, divergence
 from vflowopt_search.errors import StudyError
-from vflowopt_search.evaluate.answers import Asking, ask, content_of, item_of
+from vflowopt_search.evaluate.answers import Asking, ask
 from vflowopt_search.evaluate.evaluation import UNPRUNED, check_labels, scored
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.prediction import Prediction, predictions
+from vflowopt_search.evaluate.queue import content_of, item_of
 from vflowopt_search.evaluate.spread import Chosen
 from vflowopt_search.objective import Objective
 from vflowopt_search.reference.along_answer import answer_divergences, decoded, through_head
@@ -55,6 +57,7 @@ class Validation:
         points: the strategies.
         predictions: each divergence at each number of calibration samples.
         seed: of all draws.
+        refusals: number of a question to why the processor did not take it; the file has their ids.
     """
 
     metric: str
@@ -64,10 +67,13 @@ class Validation:
     points: tuple[Point, ...]
     predictions: tuple[Prediction, ...]
     seed: int
+    refusals: Refusals
 
     def to_plain(self) -> dict[str, Any]:
         """What the file says of it."""
-        return asdict(self)
+        refused = [refusal.id for refusal in self.refusals.values()]
+        plain = {name: value for name, value in asdict(self).items() if name != "refusals"}
+        return plain | {"refused": refused}
 
 
 def validate(
@@ -110,14 +116,16 @@ def validate(
     ]
     everyone: dict[str, Strategy | None] = {UNPRUNED: None} | {c.name: c.strategy for c in chosen}
     given = ask(asking, questions, everyone, answers, on_answer)
-    accuracy = {name: fmean(scored(metric, questions, each)) for name, each in given.items()}
+    accuracy = {
+        name: fmean(scored(metric, given.samples, each)) for name, each in given.answers.items()
+    }
     whole = accuracy[UNPRUNED]
     tables = {m: np.array([[row[m] for row in rows] for rows in measured]) for m in EVERY_METRIC}
     accuracy_K = np.array([accuracy[one.name] for one in chosen])
     return Validation(
         metric=metric,
         calibration_samples=len(calibration),
-        questions=len(questions),
+        questions=len(given.samples),
         unpruned=whole,
         points=tuple(
             _point(one, rows, accuracy[one.name], whole)
@@ -125,6 +133,7 @@ def validate(
         ),
         predictions=tuple(predictions(tables, accuracy_K, against=DEFAULT, seed=seed)),
         seed=seed,
+        refusals=given.refusals,
     )
 
 
