@@ -1,4 +1,4 @@
-"""Options of the commands: type, limits and help of each, said once."""
+"""Options of the commands: type, limits, default and help of each, said once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vflowopt_search.cli import typed
 
 _DATA, _MODEL, _OUTPUT = "Calibration data", "Model", "Where results go"
 
@@ -50,15 +52,37 @@ class Turns(StrEnum):
     all = "all"
 
 
+def names_of(names: type[StrEnum]) -> str:
+    """All names, for a help text: beside the option they would be broken anywhere."""
+    return ", ".join(name.value for name in names)
+
+
+FRAMES_HELP = "Frames of each video, evenly spread; 8 unless said."
+FPS_HELP = "Instead of --frames: how many of each second of a video; none unless said."
+SPLIT_HELP = "Split of the dataset; its only one unless said."
+PROMPT_HELP = "Asked of every image; the data's own questions unless said."
+VIDEO_HELP = "Column of video files or lists of frames; guessed unless said."
+TURNS_HELP = "Of conversations: the first exchange, or all up to the last question."
+
 # Of several commands.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.", rich_help_panel=_MODEL)]
-Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.", rich_help_panel=_MODEL)]
-Frames = Annotated[
-    int | None,
-    typer.Option(min=1, help="Frames of each video, evenly spread; 8 unless said."),
+Device = Annotated[
+    str,
+    typer.Option(
+        callback=typed.device,
+        help="cpu, cuda or cuda:1; auto takes a GPU where there is one.",
+        rich_help_panel=_MODEL,
+    ),
 ]
-Fps = Annotated[float | None, typer.Option(help="Instead: frames of each second of a video.")]
+Dtype = Annotated[
+    DtypeName,
+    typer.Option(
+        metavar="NAME",
+        help=f"Precision of the weights: {names_of(DtypeName)}, which is float32 on a CPU and the "
+        "checkpoint's own elsewhere.",
+        rich_help_panel=_MODEL,
+    ),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -70,21 +94,35 @@ TrustRemoteCode = Annotated[
 
 # Of `search`: what; None where a recipe or a default may say it.
 Model = Annotated[
-    str | None, typer.Argument(help="Hub name, folder, or `testbed`, which comes along.")
+    str | None,
+    typer.Argument(help="Hub name, folder, or `testbed`, which comes along, unless said."),
 ]
 Space = Annotated[
     str | None, typer.Option(help="Search space, name or YAML file; vflowopt unless said.")
 ]
 Retain = Annotated[
     float | None,
-    typer.Option(help="Share of visual tokens to keep, mean over layers; 0.10 unless said."),
+    typer.Option(
+        callback=typed.share,
+        help="Share of visual tokens to keep, mean over layers, above 0 up to 1; 0.10 unless said.",
+    ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(min=1, help="Total number of trials, over all runs; 100 unless said."),
+    typer.Option(
+        min=1,
+        help="Total number of trials, over all runs; 100 unless said, without a MODEL 400.",
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 unless said.")]
-Metric = Annotated[MetricName | None, typer.Option(help="Divergence to minimise.")]
+Metric = Annotated[
+    MetricName | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Divergence to minimise: {names_of(MetricName)}; last_token_cosine unless said, "
+        "without a MODEL total_variation.",
+    ),
+]
 Racing = Annotated[bool, typer.Option("--racing/--no-racing", help="Stop hopeless trials early.")]
 SelfCheck = Annotated[
     bool,
@@ -94,7 +132,11 @@ SelfCheck = Annotated[
     ),
 ]
 Study = Annotated[
-    str | None, typer.Option(help="Study recipe, name or YAML file; options win over it.")
+    str | None,
+    typer.Option(
+        help="Study recipe, name or YAML file; options win over it. quickstart unless it or a "
+        "MODEL is said."
+    ),
 ]
 HeldOut = Annotated[
     bool,
@@ -115,29 +157,27 @@ Accuracy = Annotated[
 Calibration = Annotated[
     str | None,
     typer.Option(
-        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet.",
+        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet; needed with a "
+        "MODEL of your own, what comes along unless said.",
         rich_help_panel=_DATA,
     ),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of the dataset.", rich_help_panel=_DATA)]
+Split = Annotated[str | None, typer.Option(help=SPLIT_HELP, rich_help_panel=_DATA)]
 Columns = Annotated[
-    str | None, typer.Option(help="As image=picture,prompt=question.", rich_help_panel=_DATA)
-]
-Prompt = Annotated[
     str | None,
-    typer.Option(help="Asked of every image, instead of the data's own.", rich_help_panel=_DATA),
-]
-VideoColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of video files or lists of frames.", rich_help_panel=_DATA),
-]
-ReadTurns = Annotated[
-    Turns,
     typer.Option(
-        "--turns",
-        help="Of conversations: the first exchange, or all up to the last question.",
-        rich_help_panel=_DATA,
+        help="As image=picture,prompt=question; guessed unless said.", rich_help_panel=_DATA
     ),
+]
+Prompt = Annotated[str | None, typer.Option(help=PROMPT_HELP, rich_help_panel=_DATA)]
+VideoColumn = Annotated[str | None, typer.Option(help=VIDEO_HELP, rich_help_panel=_DATA)]
+ReadTurns = Annotated[Turns, typer.Option("--turns", help=TURNS_HELP, rich_help_panel=_DATA)]
+ReadFrames = Annotated[
+    int | None, typer.Option("--frames", min=1, help=FRAMES_HELP, rich_help_panel=_DATA)
+]
+ReadFps = Annotated[
+    float | None,
+    typer.Option("--fps", callback=typed.above_zero, help=FPS_HELP, rich_help_panel=_DATA),
 ]
 Samples = Annotated[
     int | None,
@@ -146,7 +186,9 @@ Samples = Annotated[
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Samples measured together, of each strategy.", rich_help_panel=_MODEL
+        min=1,
+        help="Samples run together, of each strategy; by prompt length unless said.",
+        rich_help_panel=_MODEL,
     ),
 ]
 TrialsPerBatch = Annotated[
@@ -160,7 +202,8 @@ TrialsPerBatch = Annotated[
 RandomInit = Annotated[
     Path | None,
     typer.Option(
-        help="Random weights for this config.json; MODEL then names the processor.",
+        help="Random weights for this config.json; MODEL then names the processor. The "
+        "checkpoint's own weights unless said.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -172,14 +215,16 @@ Output = Annotated[
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Optuna database URL; study.journal in the folder unless said.",
+        callback=typed.database,
+        help="Optuna database URL, as sqlite:///study.db; study.journal in the folder unless said.",
         rich_help_panel=_OUTPUT,
     ),
 ]
 CacheGb = Annotated[
     float | None,
     typer.Option(
-        help="Bound on that folder in GB, oldest out first; 20 unless said.",
+        callback=typed.above_zero,
+        help="Bound on the folder of --cache in GB, oldest out first; 20 unless said.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -191,89 +236,6 @@ Cache = Annotated[
     ),
 ]
 
-# Of commands that ask labelled questions.
-_LABELLED = "Labelled data"
-LabelledModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Hub name, folder, or `testbed`; the strategy's unless said.",
-        show_default=False,
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="Hub dataset, folder, JSON, JSONL or Parquet; the shipped questions for `testbed`.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-Questions = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="How many; 1000, or all of the shipped ones.", rich_help_panel=_LABELLED
-    ),
-]
-By = Annotated[
-    str | None,
-    typer.Option(help="Column whose values are told apart.", rich_help_panel=_LABELLED),
-]
-Instruction = Annotated[
-    str | None,
-    typer.Option(
-        help='Added below every question, as "Answer with a single word."',
-        rich_help_panel=_LABELLED,
-    ),
-]
-Score = Annotated[ScoreName, typer.Option("--metric", help="How answers are scored.")]
-NewTokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
-DataSplit = Annotated[
-    str | None, typer.Option("--split", help="Split of the dataset.", rich_help_panel=_LABELLED)
-]
-DataColumns = Annotated[
-    str | None,
-    typer.Option(
-        "--columns",
-        help="As image=picture,prompt=question,answer=answers,options=choices.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataPrompt = Annotated[
-    str | None,
-    typer.Option(
-        "--prompt",
-        help="Asked of every image, instead of the data's own.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataVideoColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--video-column",
-        help="Column of video files or lists of frames.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataTurns = Annotated[
-    Turns,
-    typer.Option(
-        "--turns",
-        help="Of conversations: the first exchange, or all up to the last question.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataFrames = Annotated[
-    int | None,
-    typer.Option(
-        "--frames",
-        min=1,
-        help="Frames of each video, evenly spread; 8 unless said.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataFps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps", help="Instead: frames of each second of a video.", rich_help_panel=_LABELLED
-    ),
-]
+# Of `apply`.
+Frames = Annotated[int | None, typer.Option(min=1, help=FRAMES_HELP)]
+Fps = Annotated[float | None, typer.Option(callback=typed.above_zero, help=FPS_HELP)]
