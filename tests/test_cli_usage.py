@@ -207,3 +207,9 @@ def test_how_data_is_read_stands_in_its_panel(command: str) -> None:
 def test_help_names_every_metric(command: str, names: type[MetricName | ScoreName]) -> None:
     text = " ".join(run(command, "--help").stdout.replace("│", " ").split())
     assert ", ".join(name.value for name in names) in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_whole_on_a_narrow_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "…" not in run(command, "--help").stdout

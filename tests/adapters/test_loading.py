@@ -74,6 +74,13 @@ def test_a_malformed_configuration(text: str, tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "junk", "{}"])
+def test_a_file_that_is_no_configuration(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ModelError, match=r"file is no configuration; give a model's config\.json"):
+        random_init(tmp_path / "file")
+
+
 def test_a_text_model_is_refused(tmp_path: Path) -> None:
     LlamaConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is of type llama, which is not an image-text model"):

@@ -170,7 +170,8 @@ def _named(source: Source) -> Iterator[None]:
 
 def _explain(source: Source, error: BaseException) -> str:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if Path(source.name).is_file() and isinstance(error, OSError):
+    is_config = "`model_type` key" not in reason and not isinstance(error, OSError)
+    if Path(source.name).is_file() and not is_config:
         return f"{source.name} is no configuration; give a model's config.json or its folder"
     if source.local_only and not source.is_folder and isinstance(error, OSError):
         return (

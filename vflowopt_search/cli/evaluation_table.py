@@ -97,8 +97,11 @@ def groups_explained(evaluation: Evaluation) -> list[str]:
         lines.append(
             f"* of the groups of {FEW} samples or more the one of which the strategy keeps least"
         )
-    elif results[0].groups:
-        lines.append(f"no group is called the worst: fewer than two have {FEW} samples or more")
+    elif len(results[0].groups) > 1:
+        lines.append(
+            f"no group is marked as the worst: none of {FEW} samples or more has an accuracy to "
+            "keep"
+        )
     if len(results[0].groups) > MANY:
         lines.append(
             f"{MANY} of {len(results[0].groups)} groups: those of which {results[0].name} keeps "

@@ -11,6 +11,7 @@ import typer
 from vflowopt_search.cli import typed
 
 _DATA, _MODEL, _OUTPUT = "Calibration data", "Model", "Where results go"
+_MEASURING = "How it is measured"  # flags with two names, which take much room
 
 
 class DtypeName(StrEnum):
@@ -78,7 +79,7 @@ Dtype = Annotated[
     DtypeName,
     typer.Option(
         metavar="NAME",
-        help=f"Precision of the weights: {names_of(DtypeName)}, which is float32 on a CPU and the "
+        help=f"Precision of the weights: {names_of(DtypeName)}; auto is float32 on a CPU, the "
         "checkpoint's own elsewhere.",
         rich_help_panel=_MODEL,
     ),
@@ -123,12 +124,18 @@ Metric = Annotated[
         "without a MODEL total_variation.",
     ),
 ]
-Racing = Annotated[bool, typer.Option("--racing/--no-racing", help="Stop hopeless trials early.")]
+Racing = Annotated[
+    bool,
+    typer.Option(
+        "--racing/--no-racing", help="Stop hopeless trials early.", rich_help_panel=_MEASURING
+    ),
+]
 SelfCheck = Annotated[
     bool,
     typer.Option(
         "--self-check/--no-self-check",
         help="First make sure, once per model, that pruning it is right here.",
+        rich_help_panel=_MEASURING,
     ),
 ]
 Study = Annotated[
@@ -143,6 +150,7 @@ HeldOut = Annotated[
     typer.Option(
         "--held-out/--no-held-out",
         help="Measure the best on as many other samples, which no trial sees.",
+        rich_help_panel=_MEASURING,
     ),
 ]
 Accuracy = Annotated[
@@ -150,6 +158,7 @@ Accuracy = Annotated[
     typer.Option(
         "--accuracy/--no-accuracy",
         help="For the shipped model, also measure accuracy on held-out questions.",
+        rich_help_panel=_MEASURING,
     ),
 ]
 

@@ -59,8 +59,8 @@ def caution(validation: Validation) -> str:
     if not lacking:
         return ""
     return (
-        f"caution: of only {' and '.join(lacking)} the intervals are wide, and which divergence "
-        "is better cannot be told; ask for more with --strategies, --samples or --questions"
+        f"caution: of only {', '.join(lacking)} the intervals are wide, and which divergence is "
+        "better can hardly be told; ask for more with --strategies, --samples or --questions"
     )
 
 
