@@ -129,6 +129,7 @@ def test_a_wrong_value_is_told_with_its_rule_and_the_way_out(
         (["validate", "run", "--fps", "-1"], "--fps': -1 is not a number above 0"),
         (["doctor", "--device", "tpu"], "'tpu' is no device that models run on here; give auto"),
         (["search", "--device", "cuda:7x"], "'cuda:7x' is no device"),
+        (["apply", "a", "--device", "mps", "--model", "m", "--prompt", "p"], "'mps' is no device"),
         (["search", "--storage", "nope"], "'nope' is no database URL; give one, as sqlite:///"),
         (["report", "run", "--storage", "nope"], "'nope' is no database URL"),
         (["report", "run", "--prompt", "x"], "--prompt: samples are read for overlays only; name"),
