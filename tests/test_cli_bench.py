@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,22 +132,45 @@ def test_no_table_calls_a_no_op_a_speed_up(world: World) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--batch-size", "0"], "batch size '0' is no number from 1 on; write 1 or 1,4,16"),
-        (["--resolution", "28"], "resolution '28' is not WIDTHxHEIGHT; write it as 1280x720"),
-        (["--resolution", "0x9"], "resolution '0x9' is not WIDTHxHEIGHT"),
-        (["--image", "none.png"], "none.png is no readable image"),
+        (["--batch-size", "0"], "--batch-size: '0' is not a whole number from 1 on; give one, or"),
+        (["--batch-size", "1,"], "--batch-size: '' is not a whole number from 1 on"),
+        (["--resolution", "28"], "--resolution: '28' is not WIDTHxHEIGHT in pixels, each from 1"),
+        (["--resolution", "0x9"], "'0x9' is not WIDTHxHEIGHT"),
+        (["--resolution", "9x99999"], "from 1 to 16384; write it as 1280x720"),
     ],
 )
+def test_wrong_sizes_are_wrong_usage(more: list[str], sentence: str, world: World) -> None:
+    result = run("bench", half(world), "--model", world.model, *more)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_what_cannot_be_measured_is_one_sentence(
-    more: list[str], sentence: str, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run("bench", half(world), "--model", world.model, *more)
-    assert result.exit_code == 1 and sentence in result.stderr
+    result = run("bench", half(world), "--model", world.model, "--image", "none.png")
+    assert result.exit_code == 1 and "none.png is no readable image" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measured(*args: Any, **options: Any) -> None:
+        raise AssertionError("hours may go by here")
+
+    monkeypatch.setattr("vflowopt_search.benchmark.run.benchmark", measured)
+    for file, sentence in (("none/a.json", "there is no folder"), ("", "which is a folder")):
+        result = run(
+            "bench", half(world), "--model", world.model, "--output", tmp_path / file, *QUICK
+        )
+        assert result.exit_code == 1 and sentence in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_model_or_a_processor_the_way_out_is_told(world: World, tmp_path: Path) -> None:
-    assert "name one with --model, or give" in run("bench", half(world)).stderr
+    told = " ".join(run("bench", half(world)).stderr.replace("│", " ").split())
+    assert "--model: no model is named; name one, or give a configuration with --random" in told
     config = tmp_path / "config.json"
     config.write_text(tiny_config("llava").to_json_string())
     result = run("bench", half(world), "--random-init", config, "--prompt", "how many")

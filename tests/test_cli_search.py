@@ -131,24 +131,29 @@ def test_another_seed_in_the_same_folder_is_refused(searched: Path, world: World
         (["--space", "vflowpot"], "'vflowpot' is neither a shipped name"),
         (["--calibration", "none.jsonl"], "none.jsonl does not exist"),
         (["--columns", "prompt=ask"], "ask"),
-        (["--retain", "2.0"], "`retain` is 2.0"),
         (["--study", "quickest"], "'quickest' is neither a shipped name"),
-        (["--device", "cuda:7x"], "cuda:7x"),
+        (["--device", "cuda:7"], "device cuda:7 was asked for but torch sees "),
+        (["--storage", "none://x"], "the none database cannot be opened ("),
     ],
 )
 def test_wrong_input_is_one_sentence(
     world: World, tmp_path: Path, more: list[str], sentence: str
 ) -> None:
-    result = run(*world.search(tmp_path / "out", *more))
-    assert result.exit_code == 1
+    result = run(*world.search(tmp_path / "new" / "out", *more))
+    assert (result.exit_code, result.stdout) == (1, "")
     assert sentence in result.stderr.splitlines()[-1]
-    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []  # no folder of results without results
+
+
+def test_a_refusal_leaves_what_was_there(world: World, tmp_path: Path) -> None:
+    assert run(*world.search(tmp_path, "--storage", "none://x")).exit_code == 1
+    assert tmp_path.is_dir()
 
 
 def test_an_output_that_is_a_file_is_refused(world: World) -> None:
     result = run(*world.search(world.samples))
     assert result.exit_code == 1
-    assert "cannot be made (File exists); choose another with --output" in result.stderr
+    assert f"but {world.samples} is a file; name a folder" in result.stderr
 
 
 def test_a_study_without_one_good_trial_says_why(
@@ -281,8 +286,6 @@ def test_apply_refuses_what_is_no_image(searched: Path, world: World) -> None:
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        (["--device", "foo"], "'foo' is no torch device"),
-        (["--device", "mps"], "device mps is not supported; use cpu"),
         (["--device", "cuda:99"], "device cuda:99 was asked for but torch sees"),
         (["--prompt", "what is this ?"], "the calibration samples are the shipped ones"),
     ],

@@ -55,3 +55,14 @@ def test_a_table_that_cannot_be_written_leaves_no_draft(
     with pytest.raises(OSError, match="no space"):
         write_trials(optuna.create_study(), tmp_path / "trials.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [Path(), Path("/"), Path("sub")])
+def test_a_folder_is_no_file_to_write(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_atomically(target, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["sub"]

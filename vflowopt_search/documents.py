@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -142,8 +143,17 @@ def read_yaml(path: Path, refusal: type[VFlowOptError]) -> Any:
     except OSError as error:
         raise refusal(f"{path} cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise refusal(f"{path} is not readable YAML ({reason}); correct the file") from error
+        raise refusal(
+            f"{path} is not readable YAML ({_reason(error)}); correct the file"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Where and why; not the names that YAML's reader gives to what it reads."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
 
 
 def load_shipped(kind: type[ValueT], name_or_path: str | Path, folder: Path) -> ValueT:
@@ -172,6 +182,8 @@ def draft_of(target: Path) -> Iterator[Path]:
     Every draft has a name of its own, so that two processes may write the same file: one of the
     two is then there, whole.
     """
+    if target.is_dir():  # nor has `.` a name to draft beside
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(target))
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield draft

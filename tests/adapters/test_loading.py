@@ -74,6 +74,13 @@ def test_a_malformed_configuration(text: str, tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "junk", "{}"])
+def test_a_file_that_is_no_configuration(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ModelError, match=r"file is no configuration; give a model's config\.json"):
+        random_init(tmp_path / "file")
+
+
 def test_a_text_model_is_refused(tmp_path: Path) -> None:
     LlamaConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is of type llama, which is not an image-text model"):
@@ -117,7 +124,7 @@ def test_no_such_device_or_precision(checkpoints: dict[str, Path]) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(ModelError, match="torch sees 0 GPUs; use one of them, or cpu"):
+    with pytest.raises(ModelError, match="torch sees no GPU; use cpu"):
         load_model(checkpoints["llava"], device="cuda")
 
 

@@ -170,6 +170,9 @@ def _named(source: Source) -> Iterator[None]:
 
 def _explain(source: Source, error: BaseException) -> str:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    is_config = "`model_type` key" not in reason and not isinstance(error, OSError)
+    if Path(source.name).is_file() and not is_config:
+        return f"{source.name} is no configuration; give a model's config.json or its folder"
     if source.local_only and not source.is_folder and isinstance(error, OSError):
         return (
             f"{source.name} is neither a folder here nor in the hub's local cache, and the hub "
@@ -213,10 +216,9 @@ def parse_device(device: str | torch.device) -> torch.device:
     if place.type not in ("cpu", "cuda"):
         raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:1")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"device {device} was asked for but torch sees {torch.cuda.device_count()} GPUs; "
-            "use one of them, or cpu"
-        )
+        found = torch.cuda.device_count()
+        seen = f"{found} GPUs; use one of them, or cpu" if found else "no GPU; use cpu"
+        raise ModelError(f"device {device} was asked for but torch sees {seen}")
     return place
 
 

@@ -18,6 +18,7 @@ from vflowopt_search.cli.listing import models, spaces
 from vflowopt_search.cli.report import dashboard, report
 from vflowopt_search.cli.search import search
 from vflowopt_search.cli.show import show
+from vflowopt_search.cli.typed import Command
 from vflowopt_search.cli.validate import validate
 from vflowopt_search.errors import VFlowOptError
 
@@ -65,19 +66,22 @@ def program(
     quiet_libraries()
 
 
-app.command("search")(search)
-app.command("show")(show)
-app.command("apply")(apply)
-app.command("report")(report)
-app.command("evaluate")(evaluate)
-app.command("validate")(validate)
-app.command("bench")(bench)
-app.command("dashboard")(dashboard)
-app.command("models")(models)
-app.command("spaces")(spaces)
-app.command("doctor")(doctor)
-app.command("push")(push)
-app.command("pull")(pull)
+for command in (
+    search,
+    show,
+    apply,
+    report,
+    evaluate,
+    validate,
+    bench,
+    dashboard,
+    models,
+    spaces,
+    doctor,
+    push,
+    pull,
+):
+    app.command(cls=Command)(command)
 
 
 def main() -> None:

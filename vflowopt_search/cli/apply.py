@@ -51,14 +51,15 @@ def apply(
     model: Annotated[str, typer.Option(help="Hub name, folder, or `testbed`.")],
     prompt: Annotated[str, typer.Option(help="What to ask; <image> may say where one belongs.")],
     image: Annotated[
-        list[Path] | None, typer.Option(help="Image file; repeat for several.")
+        list[Path] | None, typer.Option(help="Image file, may be repeated; none unless said.")
     ] = None,
     video: Annotated[
-        list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Video file or folder of frames, may be repeated; none unless said."),
     ] = None,
     frames: Frames = None,
     fps: Fps = None,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt; none unless said.")] = None,
     max_new_tokens: Tokens = 64,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
@@ -76,9 +77,9 @@ def apply(
     strategy = Strategy.load(file)
     check_frame_choice(frames, fps)
     if not video and (frames is not None or fps is not None):
-        raise CalibrationError(
-            f"--{'fps' if frames is None else 'frames'} chooses frames of a video but no --video "
-            "is given; give one, or leave it out"
+        raise typer.BadParameter(
+            "it chooses frames of a video but no --video is given; give one, or leave it out",
+            param_hint="--fps" if frames is None else "--frames",
         )
     images = tuple(open_image(path) for path in image or [])
     videos = tuple(read_video(path, frames=frames, fps=fps) for path in video or [])

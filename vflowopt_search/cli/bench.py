@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from vflowopt_search.cli.bench_table import rendered
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.loading import SHIPPED, ModelSource, load_model, load_processor
 from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, TrustRemoteCode
+from vflowopt_search.cli.output import check_file
 from vflowopt_search.cli.progress import display
 from vflowopt_search.errors import BenchmarkError, ModelError
 from vflowopt_search.strategy import Strategy
@@ -25,36 +27,56 @@ if TYPE_CHECKING:
     from vflowopt_search.benchmark.prompts import Prompts, Size
 
 USUAL_SIZE = (672, 672)
+LONGEST_SIDE = 16384
+"""Pixels; an image of this width and height is one of a gigabyte."""
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
 BatchSizes = Annotated[
-    list[str] | None, typer.Option("--batch-size", help="Prompts at once: 1,4; 1 unless said.")
+    list[str] | None,
+    typer.Option("--batch-size", help="Prompts answered together, as 1,4; 1 unless said."),
 ]
 Resolutions = Annotated[
     list[str] | None,
     typer.Option(
-        "--resolution", help="Of the images, as 672x672; may be repeated; 672x672 unless said."
+        "--resolution",
+        help="Width and height of the images in pixels, as 672x672; may be repeated; that of "
+        "--image, or 672x672, unless said.",
+    ),
+]
+MeasuredModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Hub name, folder, or `testbed`; needed unless said by --random-init."
     ),
 ]
 Init = Annotated[
-    Path | None, typer.Option(help="Random weights for this config.json; times are the same.")
+    Path | None,
+    typer.Option(
+        help="Random weights for this config.json, with which times are the same; the "
+        "checkpoint's own unless said."
+    ),
 ]
+NewTokens = Annotated[int, typer.Option(min=2, help="Tokens of each answer.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each side.")]
 Picture = Annotated[
     Path | None, typer.Option(help="Image file, brought to each resolution; noise unless said.")
 ]
-Output = Annotated[Path | None, typer.Option(help="Write the JSON here, too.")]
+Prompt = Annotated[
+    str | None, typer.Option(help="Asked about the image; what is in it unless said.")
+]
+Output = Annotated[Path | None, typer.Option(help="JSON file to write, too; none unless said.")]
 
 
 def bench(
     file: Annotated[Path, typer.Argument(help="A strategy file.")],
-    model: Annotated[str | None, typer.Option(help="Hub name, folder, or `testbed`.")] = None,
+    model: MeasuredModel = None,
     random_init: Init = None,
     batch_size: BatchSizes = None,
     resolution: Resolutions = None,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each side.")] = 5,
+    new_tokens: NewTokens = 32,
+    repeats: Repeats = 5,
     image: Picture = None,
-    prompt: Annotated[str | None, typer.Option(help="What is asked about the image.")] = None,
+    prompt: Prompt = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     trust_remote_code: TrustRemoteCode = False,
@@ -73,10 +95,11 @@ def bench(
     from vflowopt_search.calibration.images import open_image
 
     if model is None and random_init is None:
-        raise ModelError(
-            "there is no model to measure; name one with --model, or give a configuration with "
-            "--random-init"
+        raise typer.BadParameter(
+            "no model is named; name one, or give a configuration with --random-init",
+            param_hint="--model",
         )
+    check_file(output, "--output")
     strategy = Strategy.load(file)
     picture = None if image is None else open_image(image)
     plan = planned(batch_size, resolution, new_tokens, repeats, picture)
@@ -103,7 +126,7 @@ def bench(
         print_json(found.model_dump(mode="json"))
         return
     for part in rendered(found):
-        stdout().print(part, soft_wrap=isinstance(part, str))
+        stdout().print(part, soft_wrap=not isinstance(part, Table))
 
 
 def planned(
@@ -113,7 +136,11 @@ def planned(
     repeats: int,
     picture: Image | None,
 ) -> Plan:
-    """What was typed as a plan; BenchmarkError where it cannot be read."""
+    """What was typed as a plan.
+
+    Raises:
+        typer.BadParameter: a batch size or a resolution is none.
+    """
     from vflowopt_search.benchmark.plan import Plan
 
     usual = USUAL_SIZE if picture is None else picture.size
@@ -156,12 +183,19 @@ def _parts(typed: Sequence[str] | None) -> list[str]:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise BenchmarkError(f"batch size {text!r} is no number from 1 on; write 1 or 1,4,16")
+        raise typer.BadParameter(
+            f"{text!r} is not a whole number from 1 on; give one, or several as 1,4,16",
+            param_hint="--batch-size",
+        )
     return int(text)
 
 
 def _size(text: str) -> Size:
     found = _SIZE.fullmatch(text.lower())
-    if found is None or "0" in found.groups():
-        raise BenchmarkError(f"resolution {text!r} is not WIDTHxHEIGHT; write it as 1280x720")
+    if found is None or not all(1 <= int(side) <= LONGEST_SIDE for side in found.groups()):
+        raise typer.BadParameter(
+            f"{text!r} is not WIDTHxHEIGHT in pixels, each from 1 to {LONGEST_SIDE}; write it as "
+            "1280x720",
+            param_hint="--resolution",
+        )
     return int(found[1]), int(found[2])

@@ -7,26 +7,31 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from vflowopt_search.cli.console import table
+from vflowopt_search.cli.console import interval, legend, table
 
 if TYPE_CHECKING:
     from vflowopt_search.benchmark.records import Benchmark, Row, Side, Spread
 
 Line = tuple[str, str, str, str]
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+LEGEND = (
+    "times: median of all runs (quartiles)",
+    "gain: of the two sides that ran one after the other; above 1x the pruned model is better",
+    "what FLOPs allow: the whole decoder's FLOPs for the prompt over the pruned one's",
+)
 
 
-def rendered(found: Benchmark) -> list[str | Table]:
+def rendered(found: Benchmark) -> list[str | Table | Text]:
     """What was measured where, then a table for each kind of prompt."""
     weights = ", random weights" if found.random_weights else ""
     threads = f", {found.threads} threads" if found.device.startswith("cpu") else ""
-    parts: list[str | Table] = [
+    parts: list[str | Table | Text] = [
         f"[bold]{escape(found.strategy)}[/bold] on {escape(found.model)} "
         f"({found.model_type}{weights}, {_bytes(found.weight_bytes)})",
         f"{found.device}{threads}, {found.dtype}, {found.attention} attention; answers of "
-        f"{found.new_tokens} tokens; medians (and quartiles) of {found.repeats} runs of each side, "
-        "by turns",
+        f"{found.new_tokens} tokens; {found.repeats} runs of each side, by turns",
     ]
     for row in found.rows:
         parts += ["", _title(row)]
@@ -34,7 +39,7 @@ def rendered(found: Benchmark) -> list[str | Table]:
             parts.append(table(("", "unpruned", "pruned", "gain"), lines(row)))
         if row.note is not None:
             parts.append(f"[yellow]{escape(row.note)}[/yellow]")
-    return parts
+    return [*parts, "", legend(LEGEND)]
 
 
 def _title(row: Row) -> str:
@@ -92,15 +97,17 @@ def _counted(
 def _seconds(spread: Spread) -> str:
     unit, scale = ("s", 1.0) if spread.median >= 1 else ("ms", 1e3)
     low, middle, high = (value * scale for value in (spread.low, spread.median, spread.high))
-    return f"{_short(middle)} {unit} ({_short(low)}..{_short(high)})"
+    return f"{_short(middle)} {unit} ({_short(low)} to {_short(high)})"
 
 
 def _pace(spread: Spread) -> str:
-    return f"{_short(spread.median)}/s ({_short(spread.low)}..{_short(spread.high)})"
+    return f"{_short(spread.median)}/s ({_short(spread.low)} to {_short(spread.high)})"
 
 
 def _times(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.median:.2f}x ({spread.low:.2f}..{spread.high:.2f})"
+    if spread is None:
+        return ""
+    return f"{spread.median:.2f}x ({interval(spread.low, spread.high, '.2f')})"
 
 
 def _bytes(count: float) -> str:

@@ -76,6 +76,6 @@ def _write(path: Path, text: str) -> None:
         replace_atomically(path, text)
     except OSError as error:
         raise CacheError(
-            f"the cache folder {path.parent} cannot be written ({error}); "
+            f"the cache folder {path.parent} cannot be written ({error.strerror}); "
             "make room there, or name another one with --cache"
         ) from error

@@ -118,6 +118,28 @@ def rendered(comparison: Sequence[Row]) -> Table:
     return table(columns, [_cells(row, rescored, labelled) for row in comparison])
 
 
+def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]:
+    """What the figures of `rendered` mean, a line each.
+
+    Args:
+        comparison: the rows.
+        metric: name of the divergence.
+        samples: how many the search saw.
+    """
+    lines = [
+        "tokens kept: share of the visual tokens, mean over decoder layers",
+        f"divergence: {metric}, mean over the {samples} samples of the search; 0 changes nothing, "
+        "lower is better",
+    ]
+    if any(row.held_out is not None for row in comparison):
+        lines.append("held out: the same over samples that no trial saw")
+    if any(row.accuracy is not None for row in comparison):
+        lines.append(
+            "accuracy: exact match on held-out questions; accuracy kept: over the whole model's"
+        )
+    return lines
+
+
 def _cells(row: Row, rescored: bool, labelled: bool) -> list[str]:
     cells = [row.name, f"{row.retained:.1%}", f"{row.divergence:.5f}"]
     if rescored:

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _WIDTH_OFF_TERMINAL = 110  # characters; rich would take 80 and break our tables
 
@@ -44,20 +45,41 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def interval(low: float, high: float, form: str) -> str:
+    """`93.1% to 97.2%`: two figures that enclose others, the same everywhere.
+
+    Args:
+        low: the lower one.
+        high: the higher one.
+        form: how one is printed, as `.1%`.
+    """
+    return f"{low:{form}} to {high:{form}}"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A plain table; the columns after the first are set to the right when they hold numbers."""
+    """A plain table; columns are set to the right when they hold numbers or intervals.
+
+    Headings may have several lines; those that have fewer stand at the bottom.
+    """
     cells = [list(row) for row in rows]
+    height = max((column.count("\n") for column in columns), default=0)
     result = Table(box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
         numbers = bool(cells) and all(_is_number(row[index]) for row in cells)
-        result.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        heading = "\n" * (height - column.count("\n")) + column
+        result.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     for row in cells:
         result.add_row(*row)
     return result
 
 
+def legend(lines: Iterable[str]) -> Text:
+    """What stands below a table: a line for each mark and figure that needs words."""
+    return Text("\n".join(lines), style="dim")
+
+
 def _is_number(cell: str) -> bool:
-    return cell.strip("-+%. 0123456789sx") == ""
+    return all(part == "to" or part.strip("-+%.<*0123456789sx") == "" for part in cell.split())
 
 
 def quiet_libraries() -> None:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli import options
+from vflowopt_search.cli import labelled_options, options, typed
 from vflowopt_search.cli.candidates import Candidates, read_candidates
 from vflowopt_search.cli.checking import check_once
-from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
-from vflowopt_search.cli.evaluation_table import by_group, compared
+from vflowopt_search.cli.console import legend, print_json, quiet_progress_bars, stdout
+from vflowopt_search.cli.evaluation_table import (
+    by_group,
+    compared,
+    explained,
+    groups_explained,
+)
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
 from vflowopt_search.cli.loading import SHIPPED, ModelSource, load
+from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
 
 if TYPE_CHECKING:
@@ -37,7 +43,10 @@ Named = Annotated[
 ]
 Retain = Annotated[
     float | None,
-    typer.Option(help="Budget of the plain strategies; that of the first file unless said."),
+    typer.Option(
+        callback=typed.share,
+        help="Budget of the plain strategies, above 0 up to 1; that of the first file unless said.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses samples, draws resamples.")]
 Output = Annotated[
@@ -80,22 +89,22 @@ class EvaluationJob:
 
 def evaluate(
     strategies: Named,
-    model: options.LabelledModel = None,
-    data: options.Data = None,
-    split: options.DataSplit = None,
-    columns: options.DataColumns = None,
-    prompt: options.DataPrompt = None,
-    instruction: options.Instruction = None,
-    video_column: options.DataVideoColumn = None,
-    turns: options.DataTurns = options.Turns.first,
-    frames: options.DataFrames = None,
-    fps: options.DataFps = None,
-    strict: options.DataStrict = False,
-    samples: options.Questions = None,
-    by: options.By = None,
-    metric: options.Score = options.ScoreName.exact_match,
+    model: labelled_options.Model = None,
+    data: labelled_options.Data = None,
+    split: labelled_options.Split = None,
+    columns: labelled_options.Columns = None,
+    prompt: labelled_options.Prompt = None,
+    instruction: labelled_options.Instruction = None,
+    video_column: labelled_options.VideoColumn = None,
+    turns: labelled_options.Turns = options.Turns.first,
+    frames: labelled_options.Frames = None,
+    fps: labelled_options.Fps = None,
+    strict: labelled_options.Strict = False,
+    samples: labelled_options.Questions = None,
+    by: labelled_options.By = None,
+    metric: labelled_options.Score = options.ScoreName.exact_match,
     retain: Retain = None,
-    max_new_tokens: options.NewTokens = 32,
+    max_new_tokens: labelled_options.NewTokens = 32,
     seed: Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = options.DtypeName.auto,
@@ -152,6 +161,8 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
         VFlowOptError: it cannot be done.
     """
     start = time.monotonic()
+    check_folder(job.output, "--output")
+    check_folder(job.cache, "--cache")
     with display() as shown:
         evaluation, about = measured(job, shown)
     from vflowopt_search.evaluate.evaluation import write_evaluation
@@ -169,9 +180,12 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
     if about["data"]["note"]:
         console.print(about["data"]["note"], soft_wrap=True, markup=False)
     console.print(compared(evaluation))
+    console.print(legend(explained(evaluation)), soft_wrap=True)
     if any(result.groups for result in evaluation.results):
         console.print()
         console.print(by_group(evaluation))
+        console.print(legend(groups_explained(evaluation)), soft_wrap=True)
+    console.print()
     console.print(f"evaluation {path}", soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from vflowopt_search.cli.console import table
+from vflowopt_search.cli.console import interval, table
 
 if TYPE_CHECKING:
     from vflowopt_search.evaluate.evaluation import Evaluation, Group, Result
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 MANY = 40
 _COLUMNS = (
     "strategy",
-    "tokens kept",
+    "tokens\nkept",
     "accuracy",
-    "accuracy kept",
-    "95 %",
+    "accuracy\nkept",
+    "95 % interval\nof accuracy kept",
     "p",
-    "same answer",
-    "speed",
+    "same\nanswers",
+    "speed without\nvision encoder",
 )
 
 
@@ -32,7 +32,7 @@ def compared(evaluation: Evaluation) -> Table:
         "unpruned",
         "100.0%",
         f"{evaluation.unpruned:.1%}",
-        "100.0%",
+        "100.0%" if evaluation.unpruned else "",
         "",
         "",
         "100.0%",
@@ -41,8 +41,32 @@ def compared(evaluation: Evaluation) -> Table:
     return table(_COLUMNS, [whole, *(_row(result) for result in evaluation.results)])
 
 
+def explained(evaluation: Evaluation) -> list[str]:
+    """What the figures of `compared` mean, a line for each that needs words."""
+    results = evaluation.results
+    tests = ", ".join(sorted({result.test.name for result in results}))
+    lines = [
+        "accuracy kept: accuracy over that of the whole model; its interval by bootstrap over "
+        "images",
+        f"p: chance of a difference at least as large if pruning changed nothing ({tests})",
+        "speed: answers a second over those of the whole model; `bench` counts the vision encoder "
+        "in",
+    ]
+    if any(result.kept is not None and result.kept.high > 1 for result in results):
+        lines.append(
+            "above 100 %: of some images drawn by the bootstrap the pruned model answers more "
+            "rightly"
+        )
+    if not evaluation.unpruned:
+        lines.append(
+            "accuracy kept is empty: the whole model answered nothing rightly; try another "
+            "--metric or an --instruction"
+        )
+    return lines
+
+
 def by_group(evaluation: Evaluation) -> Table:
-    """Accuracy of every kind of sample; the one that a strategy hurts most has a star.
+    """Accuracy on every kind of sample; the kind that a strategy hurts most has a star.
 
     Of very many kinds, those are shown of which the first strategy keeps least.
     """
@@ -60,7 +84,30 @@ def by_group(evaluation: Evaluation) -> Table:
         for number in shown
     ]
     names = [escape(result.name) for result in evaluation.results]
-    return table(["group", "samples", "unpruned", *names], rows)
+    return table(["group", "number of\nsamples", "accuracy\nunpruned", *names], rows)
+
+
+def groups_explained(evaluation: Evaluation) -> list[str]:
+    """What is in `by_group`, and what its mark means where there is one."""
+    from vflowopt_search.evaluate.evaluation import FEW
+
+    results = evaluation.results
+    lines = ["under each strategy: accuracy on the samples of the group"]
+    if any(result.worst_group is not None for result in results):
+        lines.append(
+            f"* of the groups of {FEW} samples or more the one of which the strategy keeps least"
+        )
+    elif len(results[0].groups) > 1:
+        lines.append(
+            f"no group is marked as the worst: none of {FEW} samples or more has an accuracy to "
+            "keep"
+        )
+    if len(results[0].groups) > MANY:
+        lines.append(
+            f"{MANY} of {len(results[0].groups)} groups: those of which {results[0].name} keeps "
+            "least; all are in the file"
+        )
+    return lines
 
 
 def p_text(p_value: float) -> str:
@@ -68,9 +115,9 @@ def p_text(p_value: float) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def interval_text(interval: Interval | None) -> str:
-    """`93.1 to 97.2 %`; empty without one."""
-    return "" if interval is None else f"{interval.low:.1%} to {interval.high:.1%}"
+def interval_text(kept: Interval | None) -> str:
+    """`93.1% to 97.2%`; empty without one."""
+    return "" if kept is None else interval(kept.low, kept.high, ".1%")
 
 
 def _row(result: Result) -> list[str]:
@@ -91,7 +138,7 @@ def _share_kept(group: Group) -> float:
 
 
 def _group_cell(result: Result, group: Group) -> str:
-    return f"{group.accuracy:.1%}{'*' if group.name == result.worst_group else ''}"
+    return f"{'*' if group.name == result.worst_group else ''}{group.accuracy:.1%}"
 
 
 def _percent(share: float | None) -> str:

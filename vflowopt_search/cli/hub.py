@@ -9,6 +9,7 @@ import typer
 
 from vflowopt_search.cli.console import print_json, stdout
 from vflowopt_search.cli.options import Json
+from vflowopt_search.cli.output import check_file
 
 Repository = Annotated[str, typer.Argument(help="Hub repository, as owner/name.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; main unless said.")]
@@ -29,7 +30,9 @@ def push(
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Open a pull request, as where others own it.")
     ] = False,
-    message: Annotated[str | None, typer.Option(help="What the commit says.")] = None,
+    message: Annotated[
+        str | None, typer.Option(help="What the commit says; the strategy's name unless said.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Commit a strategy to a repository of the model hub.
@@ -72,6 +75,7 @@ def pull(
 
     from vflowopt_search.strategy_hub import pull_strategy
 
+    check_file(output, "--output")
     strategy = pull_strategy(repository, revision=revision, filename=filename)
     target = output or Path(FILENAME)
     strategy.save(target)

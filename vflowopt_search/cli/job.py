@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import typer
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli.loading import SHIPPED, ModelSource
+from vflowopt_search.errors import CalibrationError
 from vflowopt_search.recipe import StudyRecipe
 
 QUICKSTART = "quickstart"
@@ -38,6 +39,34 @@ class DataOptions:
     frames: int | None = None
     fps: float | None = None
     strict: bool = field(default=False, compare=False)
+
+    @property
+    def typed(self) -> list[str]:
+        """Names of the options that say something."""
+        usual = DataOptions()
+        changed = [
+            each.name for each in fields(self) if getattr(self, each.name) != vars(usual)[each.name]
+        ]
+        if self.columns.keys() == {"video"}:
+            changed[changed.index("columns")] = "video-column"
+        return [f"--{name}" for name in changed]
+
+    def refuse_for_shipped(self, what: str, option: str) -> None:
+        """Refuse options that describe data of one's own, where the data is what comes along.
+
+        Args:
+            what: the data, in words.
+            option: that names other data.
+
+        Raises:
+            CalibrationError: names the options.
+        """
+        if self.typed:
+            verb = "describes" if len(self.typed) == 1 else "describe"
+            raise CalibrationError(
+                f"{', '.join(self.typed)} {verb} data of your own, but {what} are the shipped "
+                f"ones; name your data with {option}"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from vflowopt_search.cli import preparation
 from vflowopt_search.cli.job import DataOptions
 from vflowopt_search.cli.loading import SHIPPED
-from vflowopt_search.errors import CalibrationError
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
@@ -62,11 +61,7 @@ def _shipped(data: LabelledData) -> CalibrationSet:
     from vflowopt_search.calibration.rows import Columns
     from vflowopt_search.testbed.data import evaluation_dataset
 
-    if data.options != DataOptions():
-        raise CalibrationError(
-            "--split, --columns, --prompt, --turns, --frames and the like describe data of your "
-            "own, but the questions are the shipped ones; name your data with --data"
-        )
+    data.options.refuse_for_shipped("the questions", "--data")
     count = data.samples or preparation.HELD_OUT_QUESTIONS
     columns = Columns(prompt="question", answer="answer", group=data.by or "type")
     rows = evaluation_dataset(count)

@@ -1,16 +1,17 @@
-"""Options of the commands: type, limits and help of each, said once."""
+"""Options of the commands: type, limits, default and help of each, said once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-_DATA, _LABELLED = "Calibration data", "Labelled data"
-_MODEL, _OUTPUT = "Model", "Where results go"
+from vflowopt_search.cli import typed
+
+_DATA, _MODEL, _OUTPUT = "Calibration data", "Model", "Where results go"
+_MEASURING = "How it is measured"  # flags with two names, which take much room
 
 
 class DtypeName(StrEnum):
@@ -52,31 +53,38 @@ class Turns(StrEnum):
     all = "all"
 
 
-def _in_panels(panels: Sequence[str | None], flag: str, help: str, **limits: Any) -> list[Any]:
-    """One option, to stand in a panel of each command's help."""
-    return [typer.Option(flag, help=help, rich_help_panel=panel, **limits) for panel in panels]
+def names_of(names: type[StrEnum]) -> str:
+    """All names, for a help text: beside the option they would be broken anywhere."""
+    return ", ".join(name.value for name in names)
 
 
-# How data is read: of `search`, and of commands that ask labelled questions.
-_BOTH = (_DATA, _LABELLED)
-_SPLIT = _in_panels(_BOTH, "--split", "Split of the dataset.")
-_PROMPT = _in_panels(_BOTH, "--prompt", "Asked of every image, instead of the data's own.")
-_VIDEOS = _in_panels(_BOTH, "--video-column", "Column of video files or lists of frames.")
-_TURNS = _in_panels(
-    _BOTH, "--turns", "Of conversations: the first exchange, or all up to the last question."
-)
-_PLAIN = (None, _LABELLED)
-_FRAMES = _in_panels(
-    _PLAIN, "--frames", "Frames of each video, evenly spread; 8 unless said.", min=1
-)
-_FPS = _in_panels(_PLAIN, "--fps", "Instead: frames of each second of a video.")
+FRAMES_HELP = "Frames of each video, evenly spread; 8 unless said."
+FPS_HELP = "Instead of --frames: how many of each second of a video; none unless said."
+SPLIT_HELP = "Split of the dataset; its only one unless said."
+PROMPT_HELP = "Asked of every image; the data's own questions unless said."
+VIDEO_HELP = "Column of video files or lists of frames; guessed unless said."
+STRICT_HELP = "Stop at the first sample that cannot be used, instead of leaving it out."
+TURNS_HELP = "Of conversations: the first exchange, or all up to the last question."
 
 # Of several commands.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.", rich_help_panel=_MODEL)]
-Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.", rich_help_panel=_MODEL)]
-Frames = Annotated[int | None, _FRAMES[0]]
-Fps = Annotated[float | None, _FPS[0]]
+Device = Annotated[
+    str,
+    typer.Option(
+        callback=typed.device,
+        help="cpu, cuda or cuda:1; auto takes a GPU where there is one.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Dtype = Annotated[
+    DtypeName,
+    typer.Option(
+        metavar="NAME",
+        help=f"Precision of the weights: {names_of(DtypeName)}; auto is float32 on a CPU, the "
+        "checkpoint's own elsewhere.",
+        rich_help_panel=_MODEL,
+    ),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -88,37 +96,62 @@ TrustRemoteCode = Annotated[
 
 # Of `search`: what; None where a recipe or a default may say it.
 Model = Annotated[
-    str | None, typer.Argument(help="Hub name, folder, or `testbed`, which comes along.")
+    str | None,
+    typer.Argument(help="Hub name, folder, or `testbed`, which comes along, unless said."),
 ]
 Space = Annotated[
     str | None, typer.Option(help="Search space, name or YAML file; vflowopt unless said.")
 ]
 Retain = Annotated[
     float | None,
-    typer.Option(help="Share of visual tokens to keep, mean over layers; 0.10 unless said."),
+    typer.Option(
+        callback=typed.share,
+        help="Share of visual tokens to keep, mean over layers, above 0 up to 1; 0.10 unless said.",
+    ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(min=1, help="Total number of trials, over all runs; 100 unless said."),
+    typer.Option(
+        min=1,
+        help="Total number of trials, over all runs; 100 unless said, without a MODEL 400.",
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 unless said.")]
-Metric = Annotated[MetricName | None, typer.Option(help="Divergence to minimise.")]
-Racing = Annotated[bool, typer.Option("--racing/--no-racing", help="Stop hopeless trials early.")]
+Metric = Annotated[
+    MetricName | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Divergence to minimise: {names_of(MetricName)}; last_token_cosine unless said, "
+        "without a MODEL total_variation.",
+    ),
+]
+Racing = Annotated[
+    bool,
+    typer.Option(
+        "--racing/--no-racing", help="Stop hopeless trials early.", rich_help_panel=_MEASURING
+    ),
+]
 SelfCheck = Annotated[
     bool,
     typer.Option(
         "--self-check/--no-self-check",
         help="First make sure, once per model, that pruning it is right here.",
+        rich_help_panel=_MEASURING,
     ),
 ]
 Study = Annotated[
-    str | None, typer.Option(help="Study recipe, name or YAML file; options win over it.")
+    str | None,
+    typer.Option(
+        help="Study recipe, name or YAML file; options win over it. quickstart unless it or a "
+        "MODEL is said."
+    ),
 ]
 HeldOut = Annotated[
     bool,
     typer.Option(
         "--held-out/--no-held-out",
         help="Measure the best on as many other samples, which no trial sees.",
+        rich_help_panel=_MEASURING,
     ),
 ]
 Accuracy = Annotated[
@@ -126,6 +159,7 @@ Accuracy = Annotated[
     typer.Option(
         "--accuracy/--no-accuracy",
         help="For the shipped model, also measure accuracy on held-out questions.",
+        rich_help_panel=_MEASURING,
     ),
 ]
 
@@ -133,21 +167,29 @@ Accuracy = Annotated[
 Calibration = Annotated[
     str | None,
     typer.Option(
-        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet.",
+        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet; needed with a "
+        "MODEL of your own, what comes along unless said.",
         rich_help_panel=_DATA,
     ),
 ]
-Split = Annotated[str | None, _SPLIT[0]]
+Split = Annotated[str | None, typer.Option(help=SPLIT_HELP, rich_help_panel=_DATA)]
 Columns = Annotated[
-    str | None, typer.Option(help="As image=picture,prompt=question.", rich_help_panel=_DATA)
+    str | None,
+    typer.Option(
+        help="As image=picture,prompt=question; guessed unless said.", rich_help_panel=_DATA
+    ),
 ]
-Prompt = Annotated[str | None, _PROMPT[0]]
-VideoColumn = Annotated[str | None, _VIDEOS[0]]
-ReadTurns = Annotated[Turns, _TURNS[0]]
-_STRICT = _in_panels(
-    _BOTH, "--strict", "Stop at the first sample that cannot be used, instead of leaving it out."
-)
-Strict = Annotated[bool, _STRICT[0]]
+Prompt = Annotated[str | None, typer.Option(help=PROMPT_HELP, rich_help_panel=_DATA)]
+VideoColumn = Annotated[str | None, typer.Option(help=VIDEO_HELP, rich_help_panel=_DATA)]
+Strict = Annotated[bool, typer.Option("--strict", help=STRICT_HELP, rich_help_panel=_DATA)]
+ReadTurns = Annotated[Turns, typer.Option("--turns", help=TURNS_HELP, rich_help_panel=_DATA)]
+ReadFrames = Annotated[
+    int | None, typer.Option("--frames", min=1, help=FRAMES_HELP, rich_help_panel=_DATA)
+]
+ReadFps = Annotated[
+    float | None,
+    typer.Option("--fps", callback=typed.above_zero, help=FPS_HELP, rich_help_panel=_DATA),
+]
 Samples = Annotated[
     int | None,
     typer.Option(min=1, help="How many samples; 256 unless said.", rich_help_panel=_DATA),
@@ -155,7 +197,9 @@ Samples = Annotated[
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Samples measured together, of each strategy.", rich_help_panel=_MODEL
+        min=1,
+        help="Samples run together, of each strategy; by prompt length unless said.",
+        rich_help_panel=_MODEL,
     ),
 ]
 TrialsPerBatch = Annotated[
@@ -169,7 +213,8 @@ TrialsPerBatch = Annotated[
 RandomInit = Annotated[
     Path | None,
     typer.Option(
-        help="Random weights for this config.json; MODEL then names the processor.",
+        help="Random weights for this config.json; MODEL then names the processor. The "
+        "checkpoint's own weights unless said.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -181,14 +226,16 @@ Output = Annotated[
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Optuna database URL; study.journal in the folder unless said.",
+        callback=typed.database,
+        help="Optuna database URL, as sqlite:///study.db; study.journal in the folder unless said.",
         rich_help_panel=_OUTPUT,
     ),
 ]
 CacheGb = Annotated[
     float | None,
     typer.Option(
-        help="Bound on that folder in GB, oldest out first; 20 unless said.",
+        callback=typed.above_zero,
+        help="Bound on the folder of --cache in GB, oldest out first; 20 unless said.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -200,53 +247,6 @@ Cache = Annotated[
     ),
 ]
 
-# Of commands that ask labelled questions.
-LabelledModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Hub name, folder, or `testbed`; the strategy's unless said.",
-        show_default=False,
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="Hub dataset, folder, JSON, JSONL or Parquet; the shipped questions for `testbed`.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-Questions = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="How many; 1000, or all of the shipped ones.", rich_help_panel=_LABELLED
-    ),
-]
-By = Annotated[
-    str | None,
-    typer.Option(help="Column whose values are told apart.", rich_help_panel=_LABELLED),
-]
-Instruction = Annotated[
-    str | None,
-    typer.Option(
-        help='Added below every question, as "Answer with a single word."',
-        rich_help_panel=_LABELLED,
-    ),
-]
-Score = Annotated[ScoreName, typer.Option("--metric", help="How answers are scored.")]
-NewTokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
-DataSplit = Annotated[str | None, _SPLIT[1]]
-DataColumns = Annotated[
-    str | None,
-    typer.Option(
-        "--columns",
-        help="As image=picture,prompt=question,answer=answers,options=choices.",
-        rich_help_panel=_LABELLED,
-    ),
-]
-DataPrompt = Annotated[str | None, _PROMPT[1]]
-DataVideoColumn = Annotated[str | None, _VIDEOS[1]]
-DataTurns = Annotated[Turns, _TURNS[1]]
-DataFrames = Annotated[int | None, _FRAMES[1]]
-DataFps = Annotated[float | None, _FPS[1]]
-DataStrict = Annotated[bool, _STRICT[1]]
+# Of `apply`.
+Frames = Annotated[int | None, typer.Option(min=1, help=FRAMES_HELP)]
+Fps = Annotated[float | None, typer.Option(callback=typed.above_zero, help=FPS_HELP)]

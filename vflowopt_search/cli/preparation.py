@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import quiet_progress_bars
-from vflowopt_search.cli.job import DataOptions, Job
+from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED, load
 from vflowopt_search.errors import CalibrationError
 
@@ -104,12 +104,7 @@ def chosen_samples(job: Job, *, skip: int = 0) -> CalibrationSet:
 
     recipe, data = job.recipe, job.data
     if recipe.calibration == SHIPPED:
-        if data != DataOptions():
-            raise CalibrationError(
-                "--split, --columns, --prompt, --turns, --frames and the like describe data of "
-                "your own, but the calibration samples are the shipped ones; name your data with "
-                "--calibration"
-            )
+        data.refuse_for_shipped("the calibration samples", "--calibration")
         from vflowopt_search.testbed.data import calibration_dataset
 
         rows = calibration_dataset(skip + recipe.samples, recipe.seed)

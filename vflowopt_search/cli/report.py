@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli import options
+from vflowopt_search.cli import options, typed
 from vflowopt_search.cli.console import print_json, stdout
 from vflowopt_search.errors import StudyError
 
@@ -29,17 +29,34 @@ Runs = Annotated[
 OneRun = Annotated[Path, typer.Argument(help="Output folder of a search.")]
 Page = Annotated[
     Path | None,
-    typer.Option(help="HTML file; report.html in the run's folder, of several runs here."),
+    typer.Option(
+        help="HTML file; report.html in the run's folder unless said, of several runs here."
+    ),
 ]
 Title = Annotated[str | None, typer.Option(help="Heading; the names of the studies unless said.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="Record overlays now, with this model: hub name or folder."),
+    typer.Option(
+        "--model",
+        help="Record overlays now, with this model: hub name or folder; none are unless this or "
+        "--calibration is said.",
+    ),
 ]
 Storage = Annotated[
-    str | None, typer.Option(help="Optuna database URL, of a search that was given one.")
+    str | None,
+    typer.Option(
+        callback=typed.database,
+        help="Optuna database URL, of a search that was given one; the run's folder unless said.",
+    ),
 ]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="On this machine alone.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="Samples that the search saw, for overlays; its own unless said.",
+        rich_help_panel="Calibration data",
+    ),
+]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="TCP port, on this machine alone.")]
 
 
 def report(
@@ -47,7 +64,7 @@ def report(
     output: Page = None,
     title: Title = None,
     model: ModelOption = None,
-    calibration: options.Calibration = None,
+    calibration: Calibration = None,
     split: options.Split = None,
     columns: options.Columns = None,
     prompt: options.Prompt = None,
@@ -68,14 +85,21 @@ def report(
     """
     from vflowopt_search.cli.job import DataOptions, parse_columns
     from vflowopt_search.cli.loading import ModelSource
+    from vflowopt_search.cli.output import check_file
     from vflowopt_search.cli.pictures import written
     from vflowopt_search.report.gaps import gaps
     from vflowopt_search.report.page import write_report
     from vflowopt_search.report.runs import load_run
 
+    data = DataOptions(split, parse_columns(columns), prompt)
+    if data.typed and model is None and calibration is None:
+        raise typer.BadParameter(
+            "samples are read for overlays only; name the model that records them with --model",
+            param_hint=data.typed[0],
+        )
+    check_file(output, "--output")
     loaded = [load_run(folder, storage=storage) for folder in runs]
     if model is not None or calibration is not None:
-        data = DataOptions(split, parse_columns(columns), prompt)
         for run in loaded:
             source = ModelSource(model or run.context.get("model", ""), device, dtype.value)
             _record(run, source, data, calibration)
@@ -137,6 +161,10 @@ def _record(run: Run, source: ModelSource, data: DataOptions, calibration: str |
 
     if run.strategy is None or run.folder is None:
         raise StudyError(f"study {run.name!r} has no strategy yet; search on, then report again")
+    if not source.model:
+        raise StudyError(f"study {run.name!r} names no model; name it with --model")
+    if not (calibration or run.context.get("calibration")):
+        raise StudyError(f"study {run.name!r} names no samples; name them with --calibration")
     job = _job(run, source, data, calibration)
     measured, found = run.context.get("calibration_sha256"), chosen_samples(job).sha256
     if measured != found:

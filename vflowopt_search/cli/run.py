@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,10 +14,11 @@ import typer
 from vflowopt_search import run_folder
 from vflowopt_search.cli import comparison
 from vflowopt_search.cli.comparison import FOUND, Row
-from vflowopt_search.cli.console import print_json, stdout
+from vflowopt_search.cli.console import legend, print_json, stdout
 from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED
+from vflowopt_search.cli.output import check_folder, output_folder
 from vflowopt_search.cli.pictures import (
     write_baselines,
     write_command,
@@ -47,9 +47,10 @@ def run(job: Job, *, as_json: bool) -> None:
         typer.Exit: it was interrupted.
     """
     start = time.monotonic()
-    _make_folder(job.output)
+    check_folder(job.output, "--output")
+    check_folder(job.cache, "--cache")
     try:
-        with display() as shown:
+        with output_folder(job.output), display() as shown:
             prepared = prepare(job, shown)
             held_out = HeldOut(job, prepared, shown)
             if not (job.output / run_folder.COMMAND).exists():
@@ -177,16 +178,6 @@ def _best(outcome: StudyOutcome) -> Strategy:
     )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(
-            f"the output folder {folder} cannot be made ({error.strerror}); choose another "
-            f"with --output"
-        ) from error
-
-
 def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
     if as_json:
         print_json(json.loads(summary.to_json()))
@@ -195,6 +186,8 @@ def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
     console.print(summary.sentence(), soft_wrap=True)
     if rows:
         console.print(comparison.rendered(rows))
+        told = comparison.explained(rows, summary.recipe["metric"], summary.calibration["samples"])
+        console.print(legend(told), soft_wrap=True)
     for name, path in summary.files.items():
         console.print(f"{name:<9} {path}", soft_wrap=True)
 

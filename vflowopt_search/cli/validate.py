@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli import options
+from vflowopt_search.cli import labelled_options, options
 from vflowopt_search.cli.console import print_json, stdout
 from vflowopt_search.cli.evaluate import checked_model, chosen_data, chosen_model
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData
 from vflowopt_search.cli.loading import SHIPPED, ModelSource
+from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
 from vflowopt_search.cli.validation_inputs import (
     ValidationJob,
@@ -25,7 +26,7 @@ from vflowopt_search.cli.validation_inputs import (
     searched_space,
     validation_objective,
 )
-from vflowopt_search.cli.validation_table import correlations, picks, sentence
+from vflowopt_search.cli.validation_table import caution, correlations, picks, sentence
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
@@ -65,24 +66,24 @@ Output = Annotated[
 
 def validate(
     run: Run,
-    model: options.LabelledModel = None,
-    data: options.Data = None,
+    model: labelled_options.Model = None,
+    data: labelled_options.Data = None,
     calibration: Calibration = None,
-    split: options.DataSplit = None,
-    columns: options.DataColumns = None,
-    prompt: options.DataPrompt = None,
-    instruction: options.Instruction = None,
-    video_column: options.DataVideoColumn = None,
-    turns: options.DataTurns = options.Turns.first,
-    frames: options.DataFrames = None,
-    fps: options.DataFps = None,
-    strict: options.DataStrict = False,
+    split: labelled_options.Split = None,
+    columns: labelled_options.Columns = None,
+    prompt: labelled_options.Prompt = None,
+    instruction: labelled_options.Instruction = None,
+    video_column: labelled_options.VideoColumn = None,
+    turns: labelled_options.Turns = options.Turns.first,
+    frames: labelled_options.Frames = None,
+    fps: labelled_options.Fps = None,
+    strict: labelled_options.Strict = False,
     strategies: NumStrategies = 60,
     samples: NumCalibration = 256,
     questions: NumQuestions = 600,
     space: Space = None,
-    metric: options.Score = options.ScoreName.exact_match,
-    max_new_tokens: options.NewTokens = 32,
+    metric: labelled_options.Score = options.ScoreName.exact_match,
+    max_new_tokens: labelled_options.NewTokens = 32,
     seed: Seed = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = options.DtypeName.auto,
@@ -141,6 +142,8 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
     from vflowopt_search.evaluate.evaluation import write_plain
 
     start = time.monotonic()
+    check_folder(job.output, "--output")
+    check_folder(job.cache, "--cache")
     with display() as shown:
         validation, about = validated(job, tried, shown)
     about |= {"seconds": round(time.monotonic() - start, 3)}
@@ -154,10 +157,18 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
     for note in dict.fromkeys(filter(None, (about[k]["note"] for k in ("calibration", "data")))):
         console.print(note, soft_wrap=True, markup=False)
     console.print(sentence(validation), soft_wrap=True, markup=False)
-    console.print("\nRank correlation of divergence (sign turned) and accuracy, 95 % interval\n")
+    console.print(
+        "\nRank correlation of divergence (sign turned) and accuracy over the strategies, 1 being "
+        "the\nsame order; below it its 95 % interval (other strategies and samples drawn)\n"
+    )
     console.print(correlations(validation))
-    console.print("\nAccuracy of the strategy that each would pick, relative to the best of them\n")
+    console.print(
+        "\nAccuracy of the strategy that each would pick, over that of the best of them (mean over"
+        "\ndraws of samples)\n"
+    )
     console.print(picks(validation))
+    if warning := caution(validation):
+        console.print(f"\n[yellow]{warning}[/yellow]", soft_wrap=True)
     console.print(f"\nvalidation {path}", soft_wrap=True)
 
 

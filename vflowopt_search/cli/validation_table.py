@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from vflowopt_search.cli.console import table
+from vflowopt_search.cli.console import interval, table
 
 if TYPE_CHECKING:
     from vflowopt_search.evaluate.prediction import Prediction
     from vflowopt_search.evaluate.validation import Validation
+
+ENOUGH_STRATEGIES, ENOUGH_SAMPLES, ENOUGH_QUESTIONS = 20, 16, 100
+"""With fewer, an interval of a rank correlation says next to nothing."""
 
 
 def sentence(validation: Validation) -> str:
@@ -31,23 +34,44 @@ def sentence(validation: Validation) -> str:
 
 
 def correlations(validation: Validation) -> Table:
-    """Rank correlation with its interval."""
-    return _table(validation, _correlation)
+    """Rank correlation, and its interval below."""
+    return _table(validation, "correlation", _correlation)
 
 
 def picks(validation: Validation) -> Table:
     """Accuracy of the strategy picked, relative to the best."""
-    return _table(validation, lambda one: f"{one.picked.value:.1%}")
+    return _table(validation, "pick over best", lambda one: f"{one.picked.value:.1%}")
+
+
+def caution(validation: Validation) -> str:
+    """One line where so little was measured that no order of divergences shows; else empty."""
+    if not validation.unpruned:
+        return (
+            "caution: the whole model answered nothing rightly, so that there is no accuracy to "
+            "predict; try another --metric or an --instruction"
+        )
+    few = [
+        (len(validation.points), ENOUGH_STRATEGIES, "strategies"),
+        (validation.calibration_samples, ENOUGH_SAMPLES, "calibration samples"),
+        (validation.questions, ENOUGH_QUESTIONS, "questions"),
+    ]
+    lacking = [f"{count} {what}" for count, enough, what in few if count < enough]
+    if not lacking:
+        return ""
+    return (
+        f"caution: of only {', '.join(lacking)} the intervals are wide, and which divergence is "
+        "better can hardly be told; ask for more with --strategies, --samples or --questions"
+    )
 
 
 def _correlation(one: Prediction) -> str:
     each = one.correlation
-    return f"{each.value:.3f} {each.low:.2f}-{each.high:.2f}"
+    return f"{each.value:.2f}\n{interval(each.low, each.high, '.2f')}"
 
 
-def _table(validation: Validation, cell: Callable[[Prediction], str]) -> Table:
+def _table(validation: Validation, figure: str, cell: Callable[[Prediction], str]) -> Table:
     sizes = sorted({one.samples for one in validation.predictions})
     found = {(one.metric, one.samples): cell(one) for one in validation.predictions}
     metrics = list(dict.fromkeys(one.metric for one in validation.predictions))
     rows = [[name, *(found[name, size] for size in sizes)] for name in metrics]
-    return table(["divergence", *(str(size) for size in sizes)], rows)
+    return table(["divergence", *(f"{figure}\n{size} samples" for size in sizes)], rows)

@@ -77,8 +77,9 @@ def writing(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFTS) as folder:
             yield Path(folder) / path.name
     except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error  # not the path once more
         raise CacheError(
-            f"the cache folder {path.parent} cannot be written ({error}); make room there, let "
+            f"the cache folder {path.parent} cannot be written ({reason}); make room there, let "
             "it hold less with --cache-gb, or name another one with --cache"
         ) from error
 

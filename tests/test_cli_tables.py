@@ -1,0 +1,189 @@
+"""Printed tables: legends for their marks, intervals as `x to y`, headings that say what is in."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from vflowopt_search.benchmark.records import Benchmark, Row, Side, Spread
+from vflowopt_search.cli import comparison
+from vflowopt_search.cli.bench_table import rendered
+from vflowopt_search.cli.console import interval, table
+from vflowopt_search.cli.evaluation_table import by_group, compared, explained, groups_explained
+from vflowopt_search.cli.validation_table import caution, correlations, picks
+from vflowopt_search.evaluate.evaluation import Evaluation, Group, Result
+from vflowopt_search.evaluate.prediction import Prediction
+from vflowopt_search.evaluate.statistics import Interval, PairedTest
+from vflowopt_search.evaluate.validation import Point, Validation
+
+
+def printed(*parts: RenderableType, width: int = 110) -> str:
+    """What is seen, without blanks at the ends of lines."""
+    console = Console(width=width, highlight=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def evaluation(*, high: float = 0.97, unpruned: float = 0.9, groups: int = 2) -> Evaluation:
+    kept = Interval(0.9, 0.85, high) if unpruned else None
+    kinds = tuple(Group(f"kind {n}", 12, 0.9, 0.8, kept) for n in range(groups))
+    worst = "kind 1" if groups > 1 else None
+    test = PairedTest("sign flips", 0.03)
+    result = Result("mine", "abc", 0.1, 0.81, kept, test, 0.88, 4.9, kinds, worst)
+    return Evaluation("exact_match", 24, 8, unpruned, (result,), 0, {}, {}, {})
+
+
+def test_an_evaluation_says_what_its_figures_are() -> None:
+    seen = printed(compared(evaluation()))
+    assert "95 % interval" in seen and "of accuracy kept" in seen
+    assert "speed without" in seen and "vision encoder" in seen
+    assert "85.0% to 97.0%" in seen
+    told = "\n".join(explained(evaluation()))
+    assert "bootstrap over images" in told
+    assert "p: chance of a difference at least as large if pruning changed nothing (sign f" in told
+    assert "`bench` counts the vision encoder in" in told
+    assert "above 100 %" not in told and "empty" not in told
+
+
+def test_more_than_all_is_explained_where_it_occurs() -> None:
+    assert "of some images drawn by the bootstrap the pruned model answers more rightly" in (
+        "\n".join(explained(evaluation(high=1.02)))
+    )
+
+
+def test_a_model_that_is_never_right_keeps_nothing_and_is_told_so() -> None:
+    never = evaluation(unpruned=0.0)
+    (line,) = (line for line in printed(compared(never)).splitlines() if "unpruned" in line)
+    assert line.split() == ["unpruned", "100.0%", "0.0%", "100.0%", "1.00x"]
+    assert "accuracy kept is empty: the whole model answered nothing rightly; try another" in (
+        "\n".join(explained(never))
+    )
+
+
+def test_the_star_of_the_worst_group_has_a_legend() -> None:
+    seen = printed(by_group(evaluation()))
+    assert re.search(r"kind 1 +12 +90.0% +\*80.0%", seen)
+    assert seen.count("*") == 1
+    told = groups_explained(evaluation())
+    assert (
+        told[1] == "* of the groups of 10 samples or more the one of which the strategy keeps least"
+    )
+    few, alone = evaluation(), evaluation(groups=1)
+    assert "*" not in printed(by_group(alone))
+    assert not any(line.startswith("*") for line in groups_explained(alone))
+    assert len(groups_explained(alone)) == 1
+    small = dataclasses.replace(few.results[0], worst_group=None)
+    told = groups_explained(dataclasses.replace(few, results=(small,)))
+    assert "no group is marked as the worst: none of 10 samples or more has an accuracy" in told[1]
+
+
+def test_groups_that_are_not_shown_are_told() -> None:
+    many = evaluation(groups=57)
+    assert printed(by_group(many)).count("kind ") == 40
+    assert "40 of 57 groups: those of which mine keeps least; all are in the file" in (
+        groups_explained(many)
+    )
+
+
+def validation(**changed: Any) -> Validation:
+    each = Interval(-0.195, -0.98, 0.42)
+    sizes = (16, 30, 64, 128, 256)
+    found = tuple(
+        Prediction(name, size, each, each, Interval(0.905, 0.9, 1.0))
+        for name in ("answer_total_variation", "flow")
+        for size in sizes
+    )
+    points = tuple(Point(f"trial {n}", "along", {}, 0.8, 0.9) for n in range(60))
+    usual = Validation("exact_match", 256, 600, 0.9, points, found, 1, {})
+    return dataclasses.replace(usual, **changed)
+
+
+def test_a_correlation_has_a_readable_interval_under_a_heading_that_says_what_it_is() -> None:
+    lines = printed(correlations(validation())).splitlines()
+    assert lines[0].split() == ["correlation"] * 5
+    assert lines[1].split()[:3] == ["divergence", "16", "samples"]
+    assert lines[2].split()[:2] == ["answer_total_variation", "-0.20"]
+    assert lines[3].split()[:6] == ["-0.98", "to", "0.42"] * 2
+    assert all(len(line) <= 110 for line in lines)
+    assert printed(picks(validation())).split()[:3] == ["pick", "over", "best"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, ""),
+        ({"points": validation().points[:19]}, "of only 19 strategies the intervals are wide"),
+        ({"calibration_samples": 8}, "of only 8 calibration samples the intervals"),
+        ({"questions": 24}, "of only 24 questions the intervals are wide, and which divergence is"),
+        (
+            {"questions": 24, "calibration_samples": 8},
+            "of only 8 calibration samples, 24 questions the intervals are wide",
+        ),
+        ({"unpruned": 0.0}, "the whole model answered nothing rightly, so that there is no accu"),
+    ],
+)
+def test_few_strategies_or_samples_are_cautioned_about(changed: Any, told: str) -> None:
+    line = caution(validation(**changed))
+    assert told in line
+    assert bool(line) == bool(changed) and "\n" not in line
+    assert not line or "with --" in line or "try another --metric" in line
+
+
+def benchmark() -> Benchmark:
+    some = Spread(low=0.435, median=0.459, high=0.461)
+    pace = Spread(low=18.6, median=19.5, high=19.9)
+    gain = Spread(low=1.14, median=1.18, high=1.94)
+    side = Side(
+        visual_per_layer=(4,),
+        first_token_s=some,
+        encoding_s=some,
+        decoder_s=some,
+        decode_tokens_per_s=pace,
+        end_to_end_s=some,
+        kv_bytes=1000,
+        peak_bytes=None,
+        prefill_flops=None,
+    )
+    empty: dict[str, Any] = dict.fromkeys(Row.model_fields)
+    counts = {"batch_size": 1, "visual_tokens": 4, "text_tokens": 2, "share_reached": 0.24}
+    row = Row(**(empty | counts | {"unpruned": side, "pruned": side, "first_token_speed_up": gain}))
+    words = ("strategy", "model", "model_type", "prompt", "device", "dtype", "attention", "created")
+    numbers = ("threads", "weight_bytes", "new_tokens", "repeats")
+    more: dict[str, Any] = {"random_weights": False, "versions": {}, "rows": (row,)}
+    more |= dict.fromkeys(words, "x") | dict.fromkeys(numbers, 3)
+    return Benchmark(**more)
+
+
+def test_a_benchmark_has_readable_quartiles_and_a_legend() -> None:
+    seen = printed(*rendered(benchmark()))
+    assert "459 ms (435 to 461)" in seen
+    assert "19.5/s (18.6 to 19.9)" in seen
+    assert "1.18x (1.14 to 1.94)" in seen
+    assert ".." not in seen
+    assert "times: median of all runs (quartiles)" in seen
+    assert "gain: of the two sides that ran one after the other; above 1x the pruned" in seen
+    assert "24% of what FLOPs allow" in seen and "\nwhat FLOPs allow: " in seen
+
+
+def test_a_search_says_what_its_figures_are() -> None:
+    rows = [comparison.Row("found", 0.1, 0.04, 0.16)]
+    told = comparison.explained(rows, "total_variation", 16)
+    assert told[1].startswith("divergence: total_variation, mean over the 16 samples of the search")
+    assert told[2] == "held out: the same over samples that no trial saw"
+    labelled = comparison.explained([comparison.Row("found", 0.1, 0.04, None, 0.8, 0.9)], "kl", 1)
+    assert not any(line.startswith("held out") for line in labelled)
+    assert labelled[-1].startswith("accuracy: exact match on held-out questions")
+
+
+def test_intervals_and_tables_of_them() -> None:
+    assert interval(-0.98, 0.42, ".2f") == "-0.98 to 0.42"
+    made = table(("name", "of\nfigure"), [("a", "-0.1 to 0.2"), ("b", "*33.3%"), ("c", "<0.001")])
+    assert [column.justify for column in made.columns] == ["left", "right"]
+    assert made.columns[0].header == "\nname"
+    assert table(("name",), [("to x-ray",)]).columns[0].justify == "left"

@@ -1,0 +1,91 @@
+"""Options of the commands that ask labelled questions, `evaluate` and `validate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vflowopt_search.cli import options, typed
+
+_LABELLED = "Labelled data"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Hub name, folder, or `testbed`; the strategy's unless said.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub dataset, folder, JSON, JSONL or Parquet; for `testbed` the shipped questions "
+        "unless said.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+Questions = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="How many samples; 1000 unless said, of the shipped questions all 1200.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        help="Column whose values are told apart; guessed unless said.", rich_help_panel=_LABELLED
+    ),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        help='Added below every question, as "Answer with a single word."; nothing unless said.',
+        rich_help_panel=_LABELLED,
+    ),
+]
+Score = Annotated[
+    options.ScoreName,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help=f"How answers are scored: {options.names_of(options.ScoreName)}.",
+    ),
+]
+NewTokens = Annotated[int, typer.Option(min=1, help="Answer at most this many tokens.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help=options.SPLIT_HELP, rich_help_panel=_LABELLED)
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        help="As image=picture,prompt=question; answer, options, id, group and video, too; "
+        "guessed unless said.",
+        rich_help_panel=_LABELLED,
+    ),
+]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", help=options.PROMPT_HELP, rich_help_panel=_LABELLED)
+]
+VideoColumn = Annotated[
+    str | None, typer.Option("--video-column", help=options.VIDEO_HELP, rich_help_panel=_LABELLED)
+]
+Turns = Annotated[
+    options.Turns, typer.Option("--turns", help=options.TURNS_HELP, rich_help_panel=_LABELLED)
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help=options.STRICT_HELP, rich_help_panel=_LABELLED)
+]
+Frames = Annotated[
+    int | None, typer.Option("--frames", min=1, help=options.FRAMES_HELP, rich_help_panel=_LABELLED)
+]
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        "--fps", callback=typed.above_zero, help=options.FPS_HELP, rich_help_panel=_LABELLED
+    ),
+]
