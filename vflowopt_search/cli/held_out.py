@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from vflowopt_search.cli.job import Job
     from vflowopt_search.cli.preparation import Prepared
     from vflowopt_search.cli.progress import Display
-    from vflowopt_search.objective import Objective
+    from vflowopt_search.evaluate.kept import KeptObjective
+    from vflowopt_search.evaluate.ledger import Ledger
     from vflowopt_search.outcome import StudyOutcome
 
 
@@ -24,11 +25,13 @@ class HeldOut:
     Args:
         job: what was asked for.
         prepared: the search half.
+        ledger: keeps the divergences.
         shown: where progress goes.
     """
 
     job: Job
     prepared: Prepared
+    ledger: Ledger
     shown: Display
 
     @cached_property
@@ -38,6 +41,11 @@ class HeldOut:
             return None
         self.shown.phase("reading held-out samples")
         return held_out_half(self.job, self.prepared.calibration)
+
+    @property
+    def expected(self) -> bool:
+        """Whether samples are held out, as far as that is known before they are chosen."""
+        return self.job.held_out and vars(self).get("samples", True) is not None
 
     @property
     def note(self) -> str:
@@ -50,15 +58,18 @@ class HeldOut:
         )
 
     @cached_property
-    def objective(self) -> Objective | None:
+    def objective(self) -> KeptObjective | None:
         """Measures on these samples; None where there are none."""
+        from vflowopt_search.evaluate.kept import KeptObjective
+
         if self.samples is None:
             return None
         self.shown.phase("measuring the whole model on held-out samples", len(self.samples))
-        return objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+        objective = objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+        return KeptObjective(objective, self.samples.samples, self.ledger)
 
     def rescored(self, outcome: StudyOutcome) -> StudyOutcome:
-        """The outcome with its best strategy measured on these samples too; measured once.
+        """The outcome with its best strategy measured on these very samples too, once.
 
         Raises:
             VFlowOptError: a sample cannot be measured.
@@ -66,10 +77,10 @@ class HeldOut:
         from vflowopt_search.outcome import outcome_of_study
         from vflowopt_search.rescoring import needs_rescoring, rescore
 
-        if not outcome.finished or not needs_rescoring(outcome.study):
+        if not outcome.finished or self.samples is None:
             return outcome
-        if self.samples is None or self.objective is None:
+        if not needs_rescoring(outcome.study, self.samples.sha256) or self.objective is None:
             return outcome
-        self.shown.phase("measuring the best on held-out samples")
-        rescore(outcome.study, self.objective, self.samples.sha256)
+        self.shown.phase("measuring the best on held-out samples", len(self.samples))
+        rescore(outcome.study, self.objective, self.samples.sha256, self.shown.step)
         return outcome_of_study(outcome.study, self.job.recipe.trials, interrupted=False)

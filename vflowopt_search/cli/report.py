@@ -76,6 +76,7 @@ def report(
     page = output or (runs[0] / run_folder.REPORT if len(runs) == 1 else SEVERAL)
     with written(page):
         write_report(loaded, page, title=title)
+    _say_what_is_missing(loaded)
     if as_json:
         size = page.stat().st_size
         print_json({"report": str(page), "bytes": size, "runs": [run.name for run in loaded]})
@@ -94,6 +95,16 @@ def dashboard(run: OneRun, port: Port = PORT, storage: Storage = None) -> None:
 
     address = f"http://127.0.0.1:{port}/"
     serve(run, port, url=storage, ready=lambda: typer.echo(f"{run.name}: {address}"))
+
+
+def _say_what_is_missing(runs: list[Run]) -> None:
+    """On stderr, of each run that was ended before its end."""
+    from vflowopt_search.report.facts import missing
+
+    for run in runs:
+        if still := missing(run):
+            command = f"; go on with:\n  {run.command}" if run.command else ""
+            typer.echo(f"note: {run.name} has not measured {'; '.join(still)}{command}", err=True)
 
 
 def _record(run: Run, source: ModelSource, data: DataOptions, calibration: str | None) -> None:

@@ -13,7 +13,7 @@ from optuna import Study
 
 from vflowopt_search import run_folder
 from vflowopt_search.errors import StudyError
-from vflowopt_search.outcome import CONTEXT, best_strategy
+from vflowopt_search.outcome import CONTEXT, best_strategy, context_sha256
 from vflowopt_search.report.overlay_record import Overlays, fingerprint, load_overlays
 from vflowopt_search.storage import open_storage, read_journal
 from vflowopt_search.strategy import Strategy
@@ -77,19 +77,33 @@ def load_run(folder: str | Path, *, storage: str | None = None, study: Study | N
     folder = Path(folder)
     study = study or _only_study(folder, storage)
     best, command = folder / run_folder.STRATEGY, folder / run_folder.COMMAND
-    # of a study that is running, the file comes only in the end
-    strategy = Strategy.load(best) if best.is_file() else best_strategy(study)
+    # of a study that is running, or was killed, the file comes later or is of an earlier best
+    strategy = best_strategy(study) or (Strategy.load(best) if best.is_file() else None)
+    summary, baselines = _compared(folder, study)
     return Run(
         study=study,
         strategy=strategy,
-        baselines=_json(folder / run_folder.BASELINES),
+        baselines=baselines,
         folder=folder,
-        summary=_json(folder / run_folder.SUMMARY),
+        summary=summary,
         command=command.read_text("utf-8").strip() if command.is_file() else None,
         overlays=_overlays_of(strategy, folder / run_folder.OVERLAYS),
         evaluation=_json(folder / run_folder.EVALUATION),
         benchmark=_json(folder / run_folder.BENCHMARK),
     )
+
+
+def _compared(folder: Path, study: Study) -> tuple[dict[str, Any], dict[str, float]]:
+    """The summary and the baselines, unless they were measured for another study."""
+    summary, baselines = _json(folder / run_folder.SUMMARY), _json(folder / run_folder.BASELINES)
+    own = context_sha256(study)
+    if summary.get("context_sha256", own) != own:
+        return {}, {}
+    if "comparison" in summary:
+        rows = {row["name"]: row["divergence"] for row in summary["comparison"]}
+        measured = {name for name, value in rows.items() if value is not None}
+        baselines = {name: value for name, value in baselines.items() if name in measured}
+    return summary, baselines
 
 
 def _overlays_of(strategy: Strategy | None, folder: Path) -> Overlays | None:
