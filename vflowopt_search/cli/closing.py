@@ -74,6 +74,8 @@ class Closing:
             study, trials = self.outcome.study, self.job.recipe.trials
             self.outcome = outcome_of_study(study, trials, interrupted=True)
             export(self.job, self.outcome)
+            if not self.comparison.complete:
+                self._take(Columns.of(self.comparison.rows))
 
     def summary(self) -> Summary:
         """What the run did so far."""
@@ -98,20 +100,22 @@ class Closing:
     def _finish(self) -> None:
         earlier, before = self.comparison, self._best()
         if not earlier.has(self.wanted):
-            self._fill(Columns.of(earlier.rows))  # what is to come is said first
+            columns = Columns.of(earlier.rows)
+            self._fill(columns)  # what is to come is said first
             self.outcome = self.held_out.rescored(self.outcome)
             export(self.job, self.outcome)
+            if comparison.held_out_of(before) not in ({}, comparison.held_out_of(self._best())):
+                columns.held_out.clear()  # of other samples
             if self._best() == before and earlier.has(self.wanted):
                 self.comparison = earlier
             else:
-                self._measure()
+                self._measure(columns)
         best, study = self._best(), self.outcome.study
         write_overlays(self.job.output, self.prepared.objective, study, best, self.shown)
         self.comparison = replace(self.comparison, complete=True)
 
-    def _measure(self) -> None:
+    def _measure(self, columns: Columns) -> None:
         """Each column in turn, written whenever it has a value more."""
-        columns = Columns.of(self.comparison.rows)
         self._fill(columns)
         self.shown.phase("comparing at the same budget")
         kept = self.prepared.kept(self.held_out.ledger)
