@@ -62,6 +62,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background of a shell, which is deaf."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search that nothing ended."""
@@ -142,6 +150,7 @@ def test_a_killed_end_loses_nothing(whole: Path, tmp_path: Path) -> None:
     assert_nothing_ran_twice(tmp_path, whole)
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_in_each_phase_leaves_files_and_says_how_to_go_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
