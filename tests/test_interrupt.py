@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vflowopt_search.interrupt import Interruptible, interruptible
+from vflowopt_search.interrupt import Interruptible, interruptible, uninterrupted
 from vflowopt_search.strategy import Strategy
 
 
@@ -48,3 +48,14 @@ def test_nothing_is_measured_after_ctrl_c() -> None:
     with pytest.raises(KeyboardInterrupt):
         objective.measure(Strategy(name="s", stages=({"layer": 0, "keep_ratio": 1.0},)), [0])  # type: ignore[arg-type]
     assert counted.batches == 0
+
+
+def test_ctrl_c_waits_for_the_end_of_a_write() -> None:
+    before, written = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        written.append("whole")
+    assert written == ["whole"]
+    with uninterrupted():
+        pass
+    assert signal.getsignal(signal.SIGINT) is before

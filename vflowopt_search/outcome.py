@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from vflowopt_search import __version__, trials
 from vflowopt_search.budget import mean_retained
+from vflowopt_search.documents import digest
 from vflowopt_search.errors import StudyError
 from vflowopt_search.strategy import (
     Budget,
@@ -162,6 +163,11 @@ def claim_context(study: Study, given: Mapping[str, str]) -> None:
                 f"resumed with {given.get(field)!r}; give the same, or another output folder for "
                 f"a new study"
             )
+
+
+def context_sha256(study: Study) -> str:
+    """Fingerprint of all that a study's results depend on, shortened."""
+    return digest(study.user_attrs.get(CONTEXT, {}))
 
 
 def versions() -> dict[str, str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import fsum
 
 from optuna import Study
 
 from vflowopt_search import trials
+from vflowopt_search.interrupt import uninterrupted
 from vflowopt_search.outcome import strategy_of
-from vflowopt_search.race import MeasuresStrategies
+from vflowopt_search.race import MeasuresStrategies, race_step
+from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import best_full, rescored_of
+
+OnStep = Callable[[int, int], None]
 
 
 def needs_rescoring(study: Study, sha256: str | None = None) -> bool:
@@ -26,23 +31,41 @@ def needs_rescoring(study: Study, sha256: str | None = None) -> bool:
     return known is None or (sha256 is not None and known.sha256 != sha256)
 
 
-def rescore(study: Study, held_out: MeasuresStrategies, sha256: str) -> float:
+def rescore(
+    study: Study, held_out: MeasuresStrategies, sha256: str, on_step: OnStep | None = None
+) -> float:
     """Measure the best strategy on held-out samples, and keep the mean with the study.
 
     Args:
         study: has a fully measured trial.
         held_out: measures on samples that no trial saw.
         sha256: fingerprint of these samples.
+        on_step: called with (samples measured, in total).
 
     Raises:
         DivergenceError: a held-out sample's divergence is not finite.
     """
     best = best_full(study.get_trials(deepcopy=False))
     assert best is not None  # callers ask `needs_rescoring` first
-    values = held_out.measure(strategy_of(best), range(held_out.num_samples))
-    mean = fsum(values) / len(values)
-    study.set_user_attr(
-        trials.RESCORED,
-        {"trial": best.number, "divergence": mean, "samples": len(values), "sha256": sha256},
-    )
+    mean = mean_divergence(held_out, strategy_of(best), on_step)
+    rescored = {"trial": best.number, "divergence": mean, "samples": held_out.num_samples}
+    with uninterrupted():
+        study.set_user_attr(trials.RESCORED, {**rescored, "sha256": sha256})
     return mean
+
+
+def mean_divergence(
+    objective: MeasuresStrategies, strategy: Strategy, on_step: OnStep | None = None
+) -> float:
+    """Mean divergence over all samples, measured a few at a time.
+
+    Raises:
+        DivergenceError: one of them is not finite.
+    """
+    size, samples = race_step(objective.num_samples), range(objective.num_samples)
+    values: list[float] = []
+    for start in range(0, len(samples), size):
+        values += objective.measure(strategy, samples[start : start + size])
+        if on_step is not None:
+            on_step(len(values), len(samples))
+    return fsum(values) / len(values)

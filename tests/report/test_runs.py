@@ -12,6 +12,7 @@ from tests.fake_study import fake_run
 from tests.report.overlays import fake_overlays
 from vflowopt_search import run_folder
 from vflowopt_search.errors import StudyError
+from vflowopt_search.outcome import context_sha256
 from vflowopt_search.report import frames
 from vflowopt_search.report.runs import Run, load_run
 
@@ -56,6 +57,25 @@ def test_overlays_of_an_earlier_best_are_not_shown(folder: Path) -> None:
     fake_overlays(best.model_copy(update={"separators": "keep"}), folder / run_folder.OVERLAYS)
     assert best.separators == "drop"
     assert load_run(folder).overlays is None
+
+
+def test_what_was_measured_for_another_study_is_not_shown(folder: Path) -> None:
+    row = {"name": "random", "retained": 0.25, "divergence": 0.5}
+    (folder / run_folder.BASELINES).write_text(json.dumps({"random": 0.5, "uniform": 0.4}))
+    own = context_sha256(load_run(folder).study)
+    for context, baselines in ((own, {"random": 0.5}), ("another", {})):
+        told = {"comparison": [row, {**row, "name": "uniform", "divergence": None}]}
+        (folder / run_folder.SUMMARY).write_text(json.dumps(told | {"context_sha256": context}))
+        run = load_run(folder)
+        assert run.baselines == baselines
+        assert bool(run.summary) == bool(baselines)
+
+
+def test_the_strategy_is_the_best_of_the_study_though_its_file_is_older(folder: Path) -> None:
+    best = load_run(folder).strategy
+    assert best is not None
+    best.model_copy(update={"separators": "keep"}).save(folder / run_folder.STRATEGY)
+    assert load_run(folder).strategy == best
 
 
 def test_the_study_of_a_database_is_the_one_called_after_the_folder(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def command_of(job: Job) -> str:
         words += [] if value is None else [option, str(value)]
     words += [] if job.racing else ["--no-racing"]
     words += [] if job.held_out else ["--no-held-out"]
+    words += [] if job.accuracy else ["--no-accuracy"]
     words += [] if job.self_check else ["--no-self-check"]
     words += ["--trust-remote-code"] if source.trust_remote_code else []
     return shlex.join(words)

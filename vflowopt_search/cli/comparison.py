@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import fsum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -13,6 +12,7 @@ from vflowopt_search.cli.console import table
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import Sample
+    from vflowopt_search.evaluate.ledger import Ledger
     from vflowopt_search.race import MeasuresStrategies
     from vflowopt_search.strategy import Strategy
 
@@ -28,7 +28,7 @@ class Row:
     Attributes:
         name: of the strategy.
         retained: share of visual tokens alive, averaged over decoder layers.
-        divergence: mean over all calibration samples; lower is better.
+        divergence: mean over all calibration samples, lower is better; None where not measured.
         held_out: mean divergence over samples that no trial saw; None where not measured.
         accuracy: share of held-out questions answered right; None where not measured.
         accuracy_kept: accuracy relative to the whole model's; None where not measured.
@@ -36,27 +36,72 @@ class Row:
 
     name: str
     retained: float
-    divergence: float
+    divergence: float | None = None
     held_out: float | None = None
     accuracy: float | None = None
     accuracy_kept: float | None = None
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What was measured so far, by the name of the strategy; see `Row`."""
+
+    divergence: dict[str, float] = field(default_factory=dict)
+    held_out: dict[str, float] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Columns:
+        """What rows say; the whole model is no strategy, but has an accuracy."""
+        columns = cls()
+        for row in rows:
+            for name, column in vars(columns).items():
+                value = getattr(row, name)
+                if value is not None and (row.name != UNPRUNED or name == "accuracy"):
+                    column[row.name] = value
+        return columns
+
+    def rows(self, retain: float, names: Iterable[str]) -> tuple[Row, ...]:
+        """The whole model first where its accuracy is known, then each strategy."""
+        whole = self.accuracy.get(UNPRUNED)
+        nothing = 0.0 if self.held_out else None
+        first = () if whole is None else (Row(UNPRUNED, 1.0, 0.0, nothing, whole, 1.0),)
+        return first + tuple(self._row(retain, name, whole) for name in names)
+
+    def _row(self, retain: float, name: str, whole: float | None) -> Row:
+        accuracy = self.accuracy.get(name)
+        kept = accuracy / whole if accuracy is not None and whole else None
+        divergence, held_out = self.divergence.get(name), self.held_out.get(name)
+        return Row(name, retain, divergence, held_out, accuracy, kept)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, as far as they are measured.
+
+    Attributes:
+        rows: the whole model where its accuracy is known, then each strategy.
+        wanted: columns that all rows will have, and `overlays` where they will be recorded.
+        complete: whether all of that is there.
+    """
+
+    rows: tuple[Row, ...] = ()
+    wanted: tuple[str, ...] = ()
+    complete: bool = False
+
+    def has(self, wanted: Iterable[str]) -> bool:
+        """Whether all of this is there."""
+        return self.complete and set(wanted) <= set(self.wanted)
+
+
 def mean_divergences(
     objective: MeasuresStrategies, strategies: Mapping[str, Strategy], on_step: OnStep
-) -> dict[str, float]:
-    """Mean divergence of each strategy over all calibration samples."""
-    from vflowopt_search.race import race_step
+) -> Iterator[tuple[str, float]]:
+    """Name and mean divergence of each strategy over all calibration samples, when it is there."""
+    from vflowopt_search.rescoring import mean_divergence
 
-    size, samples = race_step(objective.num_samples), range(objective.num_samples)
-    means, total = {}, len(strategies) * len(samples)
     for number, (name, strategy) in enumerate(strategies.items()):
-        values: list[float] = []
-        for start in range(0, len(samples), size):
-            values += objective.measure(strategy, samples[start : start + size])
-            on_step(number * len(samples) + len(values), total)
-        means[name] = fsum(values) / len(values)
-    return means
+        yield name, mean_divergence(objective, strategy, _shifted(on_step, number, len(strategies)))
 
 
 def held_out_of(best: Strategy) -> dict[str, float]:
@@ -70,43 +115,25 @@ def accuracies(
     loaded: tuple[Any, Any],
     samples: Sequence[Sample],
     strategies: Mapping[str, Strategy],
+    ledger: Ledger,
     on_step: OnStep,
 ) -> dict[str, float]:
     """Share of right answers with each strategy, and of the whole model as `unpruned`."""
     from vflowopt_search.evaluate.answers import Asking
     from vflowopt_search.evaluate.evaluation import evaluate
 
-    measured = evaluate(Asking(*loaded), samples, strategies, progress=on_step)
+    measured = evaluate(Asking(*loaded), samples, strategies, ledger=ledger, progress=on_step)
     kept = {result.name: result.accuracy for result in measured.results}
     return {UNPRUNED: measured.unpruned, **kept}
 
 
-def rows(
-    retain: float,
-    divergences: Mapping[str, float],
-    accuracy: Mapping[str, float],
-    held_out: Mapping[str, float],
-) -> list[Row]:
-    """The whole model first where its accuracy is known, then each strategy."""
-    whole = accuracy.get(UNPRUNED)
-    nothing = 0.0 if held_out else None
-    first = [] if whole is None else [Row(UNPRUNED, 1.0, 0.0, nothing, whole, 1.0)]
-    return first + [
-        Row(
-            name,
-            retain,
-            divergence,
-            held_out.get(name),
-            accuracy.get(name),
-            _kept(accuracy.get(name), whole),
-        )
-        for name, divergence in divergences.items()
-    ]
-
-
 def baselines(comparison: Sequence[Row]) -> dict[str, float]:
     """Divergence of the plain strategies among the rows."""
-    return {row.name: row.divergence for row in comparison if row.name not in (FOUND, UNPRUNED)}
+    return {
+        row.name: row.divergence
+        for row in comparison
+        if row.name not in (FOUND, UNPRUNED) and row.divergence is not None
+    }
 
 
 def rendered(comparison: Sequence[Row]) -> Table:
@@ -141,12 +168,14 @@ def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]
 
 
 def _cells(row: Row, rescored: bool, labelled: bool) -> list[str]:
-    cells = [row.name, f"{row.retained:.1%}", f"{row.divergence:.5f}"]
+    cells = [row.name, f"{row.retained:.1%}"]
+    cells.append("" if row.divergence is None else f"{row.divergence:.5f}")
     if rescored:
         cells.append("" if row.held_out is None else f"{row.held_out:.5f}")
     measured = [row.accuracy, row.accuracy_kept] if labelled else []
     return cells + ["" if share is None else f"{share:.1%}" for share in measured]
 
 
-def _kept(accuracy: float | None, whole: float | None) -> float | None:
-    return accuracy / whole if accuracy is not None and whole else None
+def _shifted(on_step: OnStep, number: int, of: int) -> OnStep:
+    """The steps of one strategy as those of all."""
+    return lambda done, total: on_step(number * total + done, of * total)

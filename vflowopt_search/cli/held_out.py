@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from vflowopt_search.cli.job import Job
     from vflowopt_search.cli.preparation import Prepared
     from vflowopt_search.cli.progress import Display
-    from vflowopt_search.objective import Objective
+    from vflowopt_search.evaluate.kept import KeptObjective
+    from vflowopt_search.evaluate.ledger import Ledger
     from vflowopt_search.outcome import StudyOutcome
 
 
@@ -24,11 +25,13 @@ class HeldOut:
     Args:
         job: what was asked for.
         prepared: the search half.
+        ledger: keeps the divergences.
         shown: where progress goes.
     """
 
     job: Job
     prepared: Prepared
+    ledger: Ledger
     shown: Display
 
     @cached_property
@@ -40,28 +43,36 @@ class HeldOut:
         return held_out_half(self.job, self.prepared.calibration)
 
     @property
+    def expected(self) -> bool:
+        """Whether samples are held out, as far as that is known before they are chosen."""
+        return self.job.held_out and vars(self).get("samples", True) is not None
+
+    @property
     def note(self) -> str:
         """What to tell of the held-out half: why there is none, or what of it was skipped."""
         if not self.job.held_out or "samples" not in vars(self):
             return ""
         if self.samples is not None:
             measured = vars(self).get("objective")
-            return measured.calibration.note if measured is not None else ""
+            return measured.objective.calibration.note if measured is not None else ""
         return (
             f"{self.prepared.calibration.name} has no images left that the search did not see, so "
             "the best strategy was not measured on others; ask for fewer --samples"
         )
 
     @cached_property
-    def objective(self) -> Objective | None:
+    def objective(self) -> KeptObjective | None:
         """Measures on these samples; None where there are none."""
+        from vflowopt_search.evaluate.kept import KeptObjective
+
         if self.samples is None:
             return None
         self.shown.phase("measuring the whole model on held-out samples", len(self.samples))
-        return objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+        objective = objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+        return KeptObjective(objective, objective.calibration.samples, self.ledger)
 
     def rescored(self, outcome: StudyOutcome) -> StudyOutcome:
-        """The outcome with its best strategy measured on these samples too; measured once.
+        """The outcome with its best strategy measured on these very samples too, once.
 
         Raises:
             VFlowOptError: a sample cannot be measured.
@@ -69,10 +80,12 @@ class HeldOut:
         from vflowopt_search.outcome import outcome_of_study
         from vflowopt_search.rescoring import needs_rescoring, rescore
 
-        if not outcome.finished or not needs_rescoring(outcome.study):
+        if not outcome.finished or self.samples is None:
             return outcome
-        if self.samples is None or self.objective is None:
+        if not needs_rescoring(outcome.study, self.samples.sha256) or self.objective is None:
             return outcome
-        self.shown.phase("measuring the best on held-out samples")
-        rescore(outcome.study, self.objective, self.objective.calibration.sha256)
+        sha256 = self.objective.objective.calibration.sha256  # of the samples that can be used
+        if needs_rescoring(outcome.study, sha256):
+            self.shown.phase("measuring the best on held-out samples", self.objective.num_samples)
+            rescore(outcome.study, self.objective, sha256, self.shown.step)
         return outcome_of_study(outcome.study, self.job.recipe.trials, interrupted=False)

@@ -13,6 +13,7 @@ from vflowopt_search.cli import comparison
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.comparison import Row
 from vflowopt_search.cli.job import Job
+from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def write_command(job: Job) -> None:
         StudyError: the file cannot be written.
     """
     with written(job.output / run_folder.COMMAND) as path:
-        path.write_text(command_of(job) + "\n", encoding="utf-8")
+        replace_atomically(path, command_of(job) + "\n")
 
 
 def write_baselines(job: Job, rows: Sequence[Row]) -> None:
@@ -43,7 +44,7 @@ def write_baselines(job: Job, rows: Sequence[Row]) -> None:
     plain = comparison.baselines(rows)
     if plain:
         with written(job.output / run_folder.BASELINES) as path:
-            path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+            replace_atomically(path, json.dumps(plain, indent=2) + "\n")
 
 
 def write_overlays(

@@ -14,6 +14,8 @@ from vflowopt_search.errors import CalibrationError
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet, Sample
     from vflowopt_search.cli.progress import Display
+    from vflowopt_search.evaluate.kept import KeptObjective
+    from vflowopt_search.evaluate.ledger import Ledger
     from vflowopt_search.objective import Objective
     from vflowopt_search.search_space import SearchSpace
 
@@ -35,6 +37,12 @@ class Prepared:
     calibration: CalibrationSet
     objective: Objective
     space: SearchSpace
+
+    def kept(self, ledger: Ledger) -> KeptObjective:
+        """The objective, for what is measured once and kept in a ledger."""
+        from vflowopt_search.evaluate.kept import KeptObjective
+
+        return KeptObjective(self.objective, self.calibration.samples, ledger)
 
 
 def prepare(job: Job, shown: Display) -> Prepared:

@@ -122,15 +122,21 @@ def report(
 
 def _say_what_is_missing(folder: Path, run: Run, missing: Sequence[str]) -> None:
     """What the page does not show of a run, on stderr; the page says why and what adds it."""
+    from vflowopt_search.report import facts
+    from vflowopt_search.report.gaps import END
+
     if run.restored:
         typer.echo(
             f"note: {folder} holds a result and not the study ({run_folder.JOURNAL}); its trials "
             f"are those of {run_folder.TRIALS}",
             err=True,
         )
-    if missing:
+    if still := facts.missing(run):
+        command = f"; go on with:\n  {run.command}" if run.command else ""
+        typer.echo(f"note: {run.name} has not measured {'; '.join(still)}{command}", err=True)
+    if others := [what for what in missing if what != END or not still]:
         typer.echo(
-            f"note: not in the report of {folder}: {', '.join(missing)}; the page says why, and "
+            f"note: not in the report of {folder}: {', '.join(others)}; the page says why, and "
             f"which command adds each",
             err=True,
         )

@@ -13,27 +13,19 @@ import typer
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import comparison
-from vflowopt_search.cli.comparison import FOUND, Row
+from vflowopt_search.cli.closing import Closing, export
+from vflowopt_search.cli.comparison import Row
 from vflowopt_search.cli.console import legend, print_json, stdout
 from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.job import Job
-from vflowopt_search.cli.loading import SHIPPED
 from vflowopt_search.cli.output import check_folder, output_folder
-from vflowopt_search.cli.pictures import (
-    write_baselines,
-    write_command,
-    write_overlays,
-    write_page,
-    written,
-)
-from vflowopt_search.cli.preparation import Prepared, held_out_questions, prepare
+from vflowopt_search.cli.pictures import write_command, write_page
+from vflowopt_search.cli.preparation import Prepared, prepare
 from vflowopt_search.cli.progress import Display, display
-from vflowopt_search.cli.summary import Summary, earlier_comparison
-from vflowopt_search.errors import StudyError
+from vflowopt_search.cli.summary import Summary
 
 if TYPE_CHECKING:
     from vflowopt_search.outcome import StudyOutcome, TrialReport
-    from vflowopt_search.strategy import Strategy
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -46,40 +38,42 @@ def run(job: Job, *, as_json: bool) -> None:
         VFlowOptError: it cannot be done.
         typer.Exit: it was interrupted.
     """
-    start = time.monotonic()
+    begun = time.monotonic()
     check_folder(job.output, "--output")
     check_folder(job.cache, "--cache")
     try:
         with output_folder(job.output), display() as shown:
-            prepared = prepare(job, shown)
-            held_out = HeldOut(job, prepared, shown)
-            if not (job.output / run_folder.COMMAND).exists():
-                write_command(job)  # now, for a report while the search runs
-            outcome = run_trials(job, prepared, shown)
-            write_command(job)  # not before: a search that is refused leaves the folder alone
-            export(job, outcome)  # before anything else can go wrong
-            if not outcome.interrupted:
-                outcome = held_out.rescored(outcome)
-                export(job, outcome)
-            rows = [] if outcome.interrupted else compare(job, prepared, outcome, held_out, shown)
-            write_baselines(job, rows)
-            if rows:
-                best = _best(outcome)
-                write_overlays(job.output, prepared.objective, outcome.study, best, shown)
-        summary = Summary.of(job, prepared, outcome, rows, time.monotonic() - start)
-        if rows:
-            summary.write(job.output)
-        write_page(job, outcome)
+            closing = _prepared_and_searched(job, shown, begun)
+            in_trials = closing.outcome.interrupted
+            if not in_trials:
+                closing.finish()
+        closing.write()
+        write_page(job, closing.outcome)
     except KeyboardInterrupt:
         _say_how_to_go_on(None)
         raise typer.Exit(INTERRUPTED) from None
-    _print(summary, rows, as_json)
+    _print(closing.summary(), () if in_trials else closing.comparison.rows, as_json)
+    prepared = closing.prepared
     fixed = prepared.space.bind(prepared.objective.facts).notes
-    for remark in filter(None, (*fixed, prepared.calibration.note, held_out.note)):
+    for remark in filter(None, (*fixed, prepared.calibration.note, closing.held_out.note)):
         typer.echo(f"note: {remark}", err=True)
-    if outcome.interrupted:
-        _say_how_to_go_on(outcome.divergence)
+    if closing.outcome.interrupted:
+        _say_how_to_go_on(closing.outcome.divergence)
         raise typer.Exit(INTERRUPTED)
+
+
+def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
+    """Prepare and run the trials; what is left to do is in the `Closing`."""
+    from vflowopt_search.evaluate.ledger import Ledger
+
+    prepared = prepare(job, shown)
+    held_out = HeldOut(job, prepared, Ledger(job.output / run_folder.DIVERGENCES), shown)
+    if not (job.output / run_folder.COMMAND).exists():
+        write_command(job)  # now, for a report while the search runs
+    outcome = run_trials(job, prepared, shown)
+    write_command(job)  # not before: a search that is refused leaves the folder alone
+    export(job, outcome)  # before anything else can go wrong
+    return Closing(job, prepared, outcome, held_out, shown, begun)
 
 
 def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
@@ -115,66 +109,6 @@ def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
             **prepared.objective.fingerprint,
         },
         on_trial=on_trial,
-    )
-
-
-def export(job: Job, outcome: StudyOutcome) -> None:
-    """Write what the study found so far: the best strategy and all trials.
-
-    Raises:
-        VFlowOptError: a file cannot be written.
-    """
-    from vflowopt_search.report.frames import write_trials
-
-    if outcome.best is not None:
-        outcome.best.save(job.output / run_folder.STRATEGY)
-    with written(job.output / run_folder.TRIALS) as path:
-        write_trials(outcome.study, path)
-
-
-def compare(
-    job: Job, prepared: Prepared, outcome: StudyOutcome, held_out: HeldOut, shown: Display
-) -> list[Row]:
-    """The found strategy beside plain ones at the same budget; measured once for one strategy.
-
-    Raises:
-        StudyError: nothing was found.
-    """
-    from vflowopt_search.baselines import baseline_strategies
-
-    best = _best(outcome)
-    shipped = job.source.model == job.recipe.calibration == SHIPPED and not job.source.random_init
-    with_accuracy = job.accuracy and shipped
-    known = earlier_comparison(job.output, best, with_accuracy=with_accuracy)
-    if known is not None:
-        return known
-    strategies = baseline_strategies(prepared.objective.facts, job.recipe.retain)
-    shown.phase("comparing at the same budget")
-    means = {FOUND: outcome.divergence or 0.0}
-    means |= comparison.mean_divergences(prepared.objective, strategies, shown.step)
-    others: dict[str, float] = {}
-    if held_out.objective is not None:
-        shown.phase("comparing on held-out samples")
-        others = comparison.mean_divergences(held_out.objective, strategies, shown.step)
-        others |= comparison.held_out_of(best)
-    accuracy: dict[str, float] = {}
-    if with_accuracy:
-        shown.phase("answering held-out questions")
-        questions, all_of_them = held_out_questions(), {FOUND: best, **strategies}
-        accuracy = comparison.accuracies(prepared.loaded, questions, all_of_them, shown.step)
-    return comparison.rows(job.recipe.retain, means, accuracy, others)
-
-
-def _best(outcome: StudyOutcome) -> Strategy:
-    if outcome.best is not None:
-        return outcome.best
-    from vflowopt_search import trials
-
-    reasons = [trial.user_attrs.get(trials.FAILURE) for trial in outcome.study.get_trials()]
-    last = next((reason for reason in reversed(reasons) if reason), "no reason was stored")
-    raise StudyError(
-        f"none of the {len(reasons)} trials of study {outcome.study.study_name!r} was measured "
-        f"on every sample (last failure: {last}); search again into another output folder"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli.comparison import Row
+from vflowopt_search.cli.comparison import FOUND, Comparison, Row
 from vflowopt_search.cli.job import Job
 from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
@@ -35,7 +35,10 @@ class Summary:
         interrupted: whether Ctrl-C ended the run.
         trials: number of trials by how they ended, `asked` and `done`.
         best: trial, divergence and fingerprint of the best strategy; None when there is none.
-        comparison: the found strategy beside plain ones.
+        comparison: the found strategy beside plain ones; null where it is still to be measured.
+        wanted: columns that the comparison will have, and `overlays` where they will be recorded.
+        complete: whether all of that is measured; the same command measures what is missing.
+        context_sha256: fingerprint of what the study's results depend on, shortened.
         recipe: what was asked for.
         calibration: name, number and fingerprint of the samples.
         environment: device, precision and versions.
@@ -49,6 +52,9 @@ class Summary:
     trials: dict[str, int]
     best: dict[str, Any] | None
     comparison: tuple[Row, ...]
+    wanted: tuple[str, ...]
+    complete: bool
+    context_sha256: str
     recipe: dict[str, Any]
     calibration: dict[str, Any]
     environment: dict[str, Any]
@@ -61,10 +67,12 @@ class Summary:
         job: Job,
         prepared: Prepared,
         outcome: StudyOutcome,
-        rows: Sequence[Row],
+        comparison: Comparison,
         seconds: float,
     ) -> Summary:
         """Gather what a run did."""
+        from vflowopt_search.outcome import context_sha256
+
         samples = prepared.calibration
         return cls(
             study=job.study_name,
@@ -72,7 +80,10 @@ class Summary:
             interrupted=outcome.interrupted,
             trials=_trials(job, outcome),
             best=_best(outcome),
-            comparison=tuple(rows),
+            comparison=comparison.rows,
+            wanted=comparison.wanted,
+            complete=comparison.complete,
+            context_sha256=context_sha256(outcome.study),
             recipe=job.recipe.model_dump(mode="json"),
             calibration={
                 "name": samples.name,
@@ -117,16 +128,35 @@ class Summary:
 _OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "failed")
 
 
-def earlier_comparison(folder: Path, best: Strategy, *, with_accuracy: bool) -> list[Row] | None:
-    """The rows that an earlier run measured for this very strategy; None when there are none."""
+def earlier_comparison(folder: Path, outcome: StudyOutcome) -> Comparison:
+    """What an earlier run of this very study measured, perhaps not all of it.
+
+    Where another strategy is the best now, its own row is left out.
+    """
+    from vflowopt_search.outcome import context_sha256
+
     try:
         stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        rows = [Row(**row) for row in stored["comparison"]]
-        fits = stored["best"]["strategy_sha256"] == _fingerprint(best)
+        rows = tuple(Row(**row) for row in stored["comparison"])
+        then = (stored["best"] or {}).get("strategy_sha256")
+        # one that says neither was written once everything was measured
+        wanted = tuple(stored.get("wanted", _filled(rows)))
+        complete = bool(stored.get("complete", rows))
+        context = stored.get("context_sha256")
     except (OSError, ValueError, KeyError, TypeError):  # absent, or not whole: measured again
-        return None
-    measured = any(row.accuracy is not None for row in rows)
-    return rows if rows and fits and measured == with_accuracy else None
+        return Comparison()
+    if context not in (None, context_sha256(outcome.study)):
+        return Comparison()
+    of_best = outcome.best is not None and then == _fingerprint(outcome.best)
+    kept = rows if of_best else tuple(row for row in rows if row.name != FOUND)
+    return Comparison(kept, wanted, complete and of_best)
+
+
+def _filled(rows: Sequence[Row]) -> list[str]:
+    """The columns that every row has."""
+    columns = ("divergence", "held_out", "accuracy")
+    filled = [c for c in columns if all(getattr(row, c) is not None for row in rows)]
+    return [*filled, "overlays"]
 
 
 def _fingerprint(strategy: Strategy) -> str:

@@ -21,6 +21,14 @@ SAME_BUDGET = 0.01
 """Shares of visual tokens that differ by more are not of one budget; whole tokens differ less."""
 
 
+RESULTS = {
+    "divergence": "divergence",
+    "held_out": "divergence on held-out samples",
+    "accuracy": "accuracy",
+}
+"""Columns that the end of a search fills, in words."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One strategy beside the others at the same budget; None where nothing was measured.
@@ -86,6 +94,24 @@ def facts(run: Run) -> dict[str, str]:
         ),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def missing(run: Run) -> list[str]:
+    """What the search that was asked for will have measured at its end, and has not yet.
+
+    A search that is killed after its trials leaves this; the same command measures it.
+    """
+    wanted, rows = run.summary.get("wanted", ()), {row.name: row for row in results(run)}
+    compared = {FOUND, *(row["name"] for row in run.summary.get("comparison", ()))}
+    if FOUND not in rows:
+        return []
+    said = []
+    for column, words in RESULTS.items():
+        names = [name for name in rows if name in compared and getattr(rows[name], column) is None]
+        if column in wanted and names:
+            everything = len(names) == len(compared)
+            said.append(words if everything else f"{words} of {' and '.join(names)}")
+    return said + ["overlays"] * ("overlays" in wanted and run.overlays is None)
 
 
 def _is_found(run: Run, name: str) -> bool:

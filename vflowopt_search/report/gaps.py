@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from vflowopt_search import run_folder
-from vflowopt_search.report.facts import results
+from vflowopt_search.report.facts import missing, results
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.words import FOUND
 from vflowopt_search.trials import best_full, num_counted
@@ -64,14 +64,16 @@ def _all(run: Run) -> Iterator[Gap]:
         return
     if run.restored:
         yield _per_sample(run)
-    if run.summary or run.restored:
+    ended = run.restored or (bool(run.summary) and not missing(run))
+    if ended:
         yield from _held_out(run)
     else:
         yield _end(run)
     if (run.folder / run_folder.STRATEGY).is_file():
-        yield from _accuracy(run)
+        if ended or "accuracy" not in run.summary.get("wanted", ()):
+            yield from _accuracy(run)
         yield from _speed(run)
-    if run.overlays is None and (run.summary or run.restored):
+    if run.overlays is None and ended:
         yield Gap(OVERLAYS, _why_no_overlays(run), _report_command(run))
 
 
@@ -86,9 +88,13 @@ def _per_sample(run: Run) -> Gap:
 
 def _end(run: Run) -> Gap:
     done = num_counted(run.study.get_trials(deepcopy=False))
+    left = "; ".join(missing(run))
     why = (
-        f"The search runs, or was interrupted after {done} trials. At its end it measures plain "
-        "strategies and held-out samples and records overlays. The same command goes on:"
+        f"The search runs, or was interrupted after {done} trials, before it had measured {left}. "
+        "The same command goes on:"
+        if left
+        else f"The search runs, or was interrupted after {done} trials. At its end it measures "
+        "plain strategies and held-out samples and records overlays. The same command goes on:"
     )
     return Gap(END, why, search_command(run))
 

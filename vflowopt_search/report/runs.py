@@ -13,7 +13,7 @@ from optuna import Study
 
 from vflowopt_search import run_folder
 from vflowopt_search.errors import StudyError
-from vflowopt_search.outcome import CONTEXT, best_strategy, strategy_of
+from vflowopt_search.outcome import CONTEXT, best_strategy, context_sha256, strategy_of
 from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.overlay_record import Overlays, fingerprint, load_overlays
 from vflowopt_search.report.restored import study_from_table
@@ -85,18 +85,21 @@ def load_run(folder: str | Path, *, storage: str | None = None, study: Study | N
     """
     folder = Path(folder)
     best, command = folder / run_folder.STRATEGY, folder / run_folder.COMMAND
-    strategy = Strategy.load(best) if best.is_file() else None
-    summary = _json(folder / run_folder.SUMMARY)
+    saved = Strategy.load(best) if best.is_file() else None
     restored = study is None and storage is None and _is_result(folder)
     if restored:
-        study = study_from_table(folder / run_folder.TRIALS, summary, strategy)
-    study = study or _only_study(folder, storage)
-    # of a study that is running, the file comes only in the end
-    strategy = strategy or (_best_in(study) if restored else best_strategy(study))
+        table, summary = folder / run_folder.TRIALS, _json(folder / run_folder.SUMMARY)
+        study = study_from_table(table, summary, saved)
+        strategy = saved or _best_in(study)
+    else:
+        study = study or _only_study(folder, storage)
+        # of a study that is running, or was killed, the file comes later or is of an earlier best
+        strategy = best_strategy(study) or saved
+    summary, baselines = _compared(folder, None if restored else study)
     return Run(
         study=study,
         strategy=strategy,
-        baselines=_json(folder / run_folder.BASELINES) or _plain(summary),
+        baselines=baselines,
         folder=folder,
         summary=summary,
         command=command.read_text("utf-8").strip() if command.is_file() else None,
@@ -118,10 +121,19 @@ def _best_in(study: Study) -> Strategy | None:
     return None if best is None else strategy_of(best)
 
 
-def _plain(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The baselines in a comparison, of a folder that has no file of them alone."""
-    rows = summary.get("comparison", ())
-    return {row["name"]: row["divergence"] for row in rows if row["name"] not in (FOUND, UNPRUNED)}
+def _compared(folder: Path, study: Study | None) -> tuple[dict[str, Any], dict[str, float]]:
+    """The summary and the baselines, unless they were measured for another study than this."""
+    summary, baselines = _json(folder / run_folder.SUMMARY), _json(folder / run_folder.BASELINES)
+    if study is not None:
+        own = context_sha256(study)
+        if summary.get("context_sha256", own) != own:
+            return {}, {}
+    if "comparison" in summary:
+        rows = {row["name"]: row["divergence"] for row in summary["comparison"]}
+        measured = {name: value for name, value in rows.items() if value is not None}
+        plain = {name: value for name, value in measured.items() if name not in (FOUND, UNPRUNED)}
+        baselines = {name: value for name, value in baselines.items() if name in measured} or plain
+    return summary, baselines
 
 
 def _overlays_of(strategy: Strategy | None, folder: Path) -> Overlays | None:
