@@ -146,8 +146,9 @@ def test_wrong_input_is_one_sentence(
 
 
 def test_a_refusal_leaves_what_was_there(world: World, tmp_path: Path) -> None:
+    (tmp_path / run_folder.COMMAND).write_text("earlier")
     assert run(*world.search(tmp_path, "--storage", "none://x")).exit_code == 1
-    assert tmp_path.is_dir()
+    assert (tmp_path / run_folder.COMMAND).read_text() == "earlier"
 
 
 def test_an_output_that_is_a_file_is_refused(world: World) -> None:
