@@ -161,7 +161,7 @@ def test_wrong_usage_names_the_option_and_makes_nothing(
         ),
         (["search", "m/m", "--calibration", "no.json", "--output", "new"], "no.json does not exis"),
         (["search", "--study", "bad.yaml"], "found '<stream end>', line 1, column 5); correct the"),
-        (["report", "no"], "no has no study.journal; give the output folder of a search"),
+        (["report", "no"], "no has neither study.journal nor trials.parquet; give the"),
         (["report", "no", "--output", "."], "--output is ., which is a folder; name a file in it"),
         (["report", "no", "--output", "no/a.html"], "but there is no folder "),
         (["pull", "me/x", "--output", "."], "which is a folder; name a file in it"),

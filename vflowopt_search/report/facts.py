@@ -111,7 +111,9 @@ def missing(run: Run) -> list[str]:
         if column in wanted and names:
             everything = len(names) == len(compared)
             said.append(words if everything else f"{words} of {' and '.join(names)}")
-    return said + ["overlays"] * ("overlays" in wanted and run.overlays is None)
+    # of a whole search they were taken away later, or are of an earlier best
+    due = "overlays" in wanted and not run.summary.get("complete")
+    return said + ["overlays"] * (due and run.overlays is None)
 
 
 def _is_found(run: Run, name: str) -> bool:
