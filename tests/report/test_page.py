@@ -17,11 +17,13 @@ from plotly.offline import get_plotlyjs
 from tests.fake_study import fake_run
 from tests.report.overlays import whole_run
 from vflowopt_search import trials
+from vflowopt_search.report import frames
 from vflowopt_search.report.overlay_html import overlay_cards
 from vflowopt_search.report.page import write_report
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import TABS
 from vflowopt_search.report.sections import sections
+from vflowopt_search.report.words import FOUND
 
 ALLOWANCE = 1_000_000
 
@@ -126,6 +128,19 @@ def test_the_summary_says_what_was_found(run: Run, tmp_path: Path) -> None:
     assert cells["trials"].startswith("30 done, ")
     words = "<code><span>vflowopt-search</span> <span>search</span></code>"
     assert words in text  # which are broken between each other only
+
+
+def test_the_headline_compares_with_the_closest_strategy_of_the_chart(
+    run: Run, tmp_path: Path
+) -> None:
+    shown = frames.comparison(run.study, run.baselines)
+    others = [(d, n) for d, n in zip(shown.divergence, shown.name, strict=True) if n != FOUND]
+    divergence, name = min(others)
+    assert name != "random"  # the textbook has a closer one, which the chart shows too
+    page = written(run, tmp_path).text
+    found = shown.divergence[shown.name.index(FOUND)]
+    assert f"{divergence / found:.1f} x" in page
+    assert f"closer than {name}" in page
 
 
 def test_every_figure_is_told_in_words(run: Run, tmp_path: Path) -> None:

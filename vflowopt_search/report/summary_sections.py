@@ -61,9 +61,12 @@ def _headline(run: Run) -> list[tuple[str, str, str]]:
         tiles.append((f"{found.accuracy_kept:.1%}", "accuracy kept", remark))
     if found.speedup is not None:
         tiles.append((f"{found.speedup:.2f} x", "sooner to the first token", _cache(found)))
-    if (plain := [value for name, value in run.baselines.items()]) and found.divergence > 0:
-        ratio = min(plain) / found.divergence
-        tiles.append((f"{ratio:.1f} x", "closer than any plain one", "at the same budget"))
+    others = frames.comparison(run.study, run.baselines)
+    plain = [pair for pair in zip(others.divergence, others.name, strict=True) if pair[1] != FOUND]
+    if plain and found.divergence > 0:
+        divergence, name = min(plain)
+        ratio = f"{divergence / found.divergence:.1f} x"
+        tiles.append((ratio, f"closer than {name}", "the closest of the plain ones"))
     return tiles
 
 
