@@ -153,6 +153,7 @@ def test_wrong_usage_names_the_option_and_makes_nothing(
     [
         (["search", "--output", "file/run"], "--output is file/run but "),
         (["search", "--cache", "file", "--output", "new"], "file is a file; name a folder"),
+        (["search", "--output", "new.json"], "new.json, which looks like a file, but several go"),
         (["search", "--space", "no", "--output", "new/run"], "'no' is neither a shipped name"),
         (["search", "--fps", "2", "--output", "new"], "--fps describes data of your own, but the"),
         (

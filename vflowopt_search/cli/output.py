@@ -10,6 +10,9 @@ from pathlib import Path
 from vflowopt_search import run_folder
 from vflowopt_search.errors import StudyError, VFlowOptError
 
+FILES = (".csv", ".html", ".json", ".jsonl", ".parquet")
+"""Endings that nobody gives a folder."""
+
 
 def check_folder(folder: Path | None, option: str) -> None:
     """Refuse, before any work, a folder that cannot hold results; makes nothing.
@@ -26,6 +29,10 @@ def check_folder(folder: Path | None, option: str) -> None:
     there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     if not there.is_dir():
         raise StudyError(f"{option} is {folder} but {there} is a file; name a folder")
+    if folder.suffix in FILES and not folder.exists():
+        raise StudyError(
+            f"{option} is {folder}, which looks like a file, but several go there; name a folder"
+        )
     _check_writable(there, folder, option)
 
 
