@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
-from vflowopt_search import Strategy, pruned, search
+from vflowopt_search import Strategy, pruned, rescoring, search
 from vflowopt_search.calibration.encoding import encode
-from vflowopt_search.calibration.samples import without_images_of
+from vflowopt_search.calibration.samples import fingerprint, without_images_of
 from vflowopt_search.errors import StudyError
 from vflowopt_search.objective import build_objective
 from vflowopt_search.outcome import TrialReport
@@ -79,6 +81,42 @@ def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) 
     assert grown.provenance is not None and grown.provenance.objective is not None
     assert grown.provenance.trial != found.trial
     assert grown.provenance.objective.held_out is None  # another trial is the best now
+
+
+def test_held_out_samples_are_measured_once_where_some_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their fingerprint is of those that are left; the one given is of all."""
+    model, processor, others = tiny_model("llava"), tiny_processor("llava"), small_set(6, seed=9)
+    thin = replace(others.samples[2], images=(Image.new("RGB", (1, 2000)),))
+    samples = (*others.samples[:2], thin, *others.samples[3:])
+    others = replace(others, samples=samples, sha256=fingerprint(samples))
+    inner, measure, rescored = type(processor).__call__, rescoring.rescore, []
+
+    def refuse_thin(self: Any, images: Any = None, **options: Any) -> Any:
+        if any(max(image.size) == 2000 for row in images or [] for image in row):
+            raise ValueError("absolute aspect ratio must be smaller than 200")
+        return inner(self, images=images, **options)
+
+    def counted(*given: Any) -> float:
+        rescored.append(measure(*given))
+        return rescored[-1]
+
+    monkeypatch.setattr(type(processor), "__call__", refuse_thin)
+    monkeypatch.setattr(rescoring, "rescore", counted)
+    for _ in range(3):
+        found = search(
+            model,
+            processor,
+            small_set(),
+            retain=0.5,
+            trials=2,
+            storage=tmp_path / "study.journal",
+            held_out=others,
+        ).best.provenance
+        assert found is not None and found.calibration is not None and found.objective is not None
+        assert found.calibration.held_out == 5
+        assert [found.objective.held_out] == rescored
 
 
 def test_samples_that_show_a_seen_image_are_not_held_out() -> None:

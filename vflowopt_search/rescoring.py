@@ -15,6 +15,43 @@ from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import best_full, rescored_of
 
 OnStep = Callable[[int, int], None]
+OnBegin = Callable[[int], None]
+
+
+def rescore_once(
+    study: Study,
+    sha256: str,
+    build: Callable[[], tuple[MeasuresStrategies, str]],
+    on_begin: OnBegin | None = None,
+    on_step: OnStep | None = None,
+) -> bool:
+    """Measure the best strategy on held-out samples, unless that was done on these very samples.
+
+    A processor may refuse some of them, and what it takes is known once they are prepared; so
+    they are compared twice with what was measured.
+
+    Args:
+        study: perhaps with a best trial.
+        sha256: fingerprint of the samples as they were chosen.
+        build: what measures on those that can be used, and their fingerprint.
+        on_begin: called with the number of samples, where they will be measured.
+        on_step: called with (samples measured, in total).
+
+    Returns:
+        Whether they were measured now.
+
+    Raises:
+        VFlowOptError: a sample cannot be measured.
+    """
+    if not needs_rescoring(study, sha256):
+        return False
+    held_out, usable = build()
+    if not needs_rescoring(study, usable):
+        return False
+    if on_begin is not None:
+        on_begin(held_out.num_samples)
+    rescore(study, held_out, usable, on_step)
+    return True
 
 
 def needs_rescoring(study: Study, sha256: str | None = None) -> bool:

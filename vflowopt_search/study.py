@@ -22,7 +22,7 @@ from vflowopt_search.outcome import (
 )
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recovery import Recovering, recover
-from vflowopt_search.rescoring import needs_rescoring, rescore
+from vflowopt_search.rescoring import rescore_once
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
@@ -256,11 +256,14 @@ def search(
         },
         on_trial=on_trial,
     )
-    again = held_out is not None and needs_rescoring(outcome.study, held_out.sha256)
-    if held_out is not None and outcome.finished and again:
-        others = build(held_out)
-        rescore(outcome.study, others, others.calibration.sha256)
-        outcome = outcome_of_study(outcome.study, trials, interrupted=False)
+    if held_out is not None and outcome.finished:
+
+        def build_others() -> tuple[MeasuresStrategies, str]:
+            others = build(held_out)
+            return others, others.calibration.sha256
+
+        if rescore_once(outcome.study, held_out.sha256, build_others):
+            outcome = outcome_of_study(outcome.study, trials, interrupted=False)
     return SearchResult(outcome)
 
 

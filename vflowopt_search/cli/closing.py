@@ -112,7 +112,9 @@ class Closing:
                 self._measure(columns)
         best, study = self._best(), self.outcome.study
         write_overlays(self.job.output, self.prepared.objective, study, best, self.shown)
-        self.comparison = replace(self.comparison, complete=True)
+        # where another worker holds the last trials, another strategy may be the best in the end
+        complete = self.outcome.finished and self.comparison.filled
+        self.comparison = replace(self.comparison, complete=complete)
 
     def _measure(self, columns: Columns) -> None:
         """Each column in turn, written whenever it has a value more."""

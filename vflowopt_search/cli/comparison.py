@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FOUND = "found"
 UNPRUNED = "unpruned"
+COLUMNS = ("divergence", "held_out", "accuracy")
+"""What is measured of each strategy."""
 OnStep = Callable[[int, int], None]
 
 
@@ -82,12 +84,18 @@ class Comparison:
     Attributes:
         rows: the whole model where its accuracy is known, then each strategy.
         wanted: columns that all rows will have, and `overlays` where they will be recorded.
-        complete: whether all of that is there.
+        complete: whether all of that is there, for the best of all trials that were asked for.
     """
 
     rows: tuple[Row, ...] = ()
     wanted: tuple[str, ...] = ()
     complete: bool = False
+
+    @property
+    def filled(self) -> bool:
+        """Whether each row has a value in each of the columns that are wanted."""
+        columns = [column for column in COLUMNS if column in self.wanted]
+        return all(getattr(row, column) is not None for row in self.rows for column in columns)
 
     def has(self, wanted: Iterable[str]) -> bool:
         """Whether all of this is there."""

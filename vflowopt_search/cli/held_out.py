@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from vflowopt_search.cli.preparation import held_out_half, objective_on
@@ -78,14 +78,17 @@ class HeldOut:
             VFlowOptError: a sample cannot be measured.
         """
         from vflowopt_search.outcome import outcome_of_study
-        from vflowopt_search.rescoring import needs_rescoring, rescore
+        from vflowopt_search.rescoring import rescore_once
 
         if not outcome.finished or self.samples is None:
             return outcome
-        if not needs_rescoring(outcome.study, self.samples.sha256) or self.objective is None:
+        begin = partial(self.shown.phase, "measuring the best on held-out samples")
+        sha256 = self.samples.sha256
+        if not rescore_once(outcome.study, sha256, self._usable, begin, self.shown.step):
             return outcome
-        sha256 = self.objective.objective.calibration.sha256  # of the samples that can be used
-        if needs_rescoring(outcome.study, sha256):
-            self.shown.phase("measuring the best on held-out samples", self.objective.num_samples)
-            rescore(outcome.study, self.objective, sha256, self.shown.step)
         return outcome_of_study(outcome.study, self.job.recipe.trials, interrupted=False)
+
+    def _usable(self) -> tuple[KeptObjective, str]:
+        """What measures on the samples that the processor takes, and their fingerprint."""
+        assert self.objective is not None  # there are samples
+        return self.objective, self.objective.objective.calibration.sha256

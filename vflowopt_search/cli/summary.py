@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli.comparison import FOUND, Comparison, Row
+from vflowopt_search.cli.comparison import COLUMNS, FOUND, Comparison, Row
 from vflowopt_search.cli.job import Job
 from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
@@ -37,7 +37,8 @@ class Summary:
         best: trial, divergence and fingerprint of the best strategy; None when there is none.
         comparison: the found strategy beside plain ones; null where it is still to be measured.
         wanted: columns that the comparison will have, and `overlays` where they will be recorded.
-        complete: whether all of that is measured; the same command measures what is missing.
+        complete: whether all trials are done and all of that is measured; the same command goes on
+            with what is missing.
         context_sha256: fingerprint of what the study's results depend on, shortened.
         recipe: what was asked for.
         calibration: name, number and fingerprint of the samples.
@@ -131,7 +132,8 @@ _OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "failed")
 def earlier_comparison(folder: Path, outcome: StudyOutcome) -> Comparison:
     """What an earlier run of this very study measured, perhaps not all of it.
 
-    Where another strategy is the best now, its own row is left out.
+    Where another strategy is the best now, its own row is left out. Nothing is complete before all
+    trials are done.
     """
     from vflowopt_search.outcome import context_sha256
 
@@ -149,13 +151,14 @@ def earlier_comparison(folder: Path, outcome: StudyOutcome) -> Comparison:
         return Comparison()
     of_best = outcome.best is not None and then == _fingerprint(outcome.best)
     kept = rows if of_best else tuple(row for row in rows if row.name != FOUND)
-    return Comparison(kept, wanted, complete and of_best)
+    earlier = Comparison(kept, wanted)
+    # not what it says alone: it was once said of a best without its held-out divergence
+    return replace(earlier, complete=complete and of_best and outcome.finished and earlier.filled)
 
 
 def _filled(rows: Sequence[Row]) -> list[str]:
     """The columns that every row has."""
-    columns = ("divergence", "held_out", "accuracy")
-    filled = [c for c in columns if all(getattr(row, c) is not None for row in rows)]
+    filled = [c for c in COLUMNS if all(getattr(row, c) is not None for row in rows)]
     return [*filled, "overlays"]
 
 
