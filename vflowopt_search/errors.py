@@ -7,6 +7,7 @@ VFlowOptError
 ├── ModelError          a model cannot be loaded, or is not one that can be pruned
 │   └── UnsupportedError    the model is known, but not what is asked of it
 ├── CalibrationError    the calibration set cannot be read or is unusable
+│   └── NothingLeftError    no usable row is left behind those that were passed over
 ├── CacheError          what was stored for a model cannot be written or read
 ├── EvaluationError     answers cannot be scored, kept or read again
 ├── DivergenceError     a comparison gave a number that is not finite
@@ -51,6 +52,10 @@ class CacheError(VFlowOptError):
 
 class EvaluationError(VFlowOptError):
     """Answers cannot be scored, kept or read again."""
+
+
+class NothingLeftError(CalibrationError):
+    """The rows behind those that were passed over hold no usable sample."""
 
 
 class DivergenceError(VFlowOptError, ArithmeticError):

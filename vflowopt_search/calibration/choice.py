@@ -14,7 +14,7 @@ from vflowopt_search.calibration.rows import Columns, Record, read_record
 from vflowopt_search.calibration.samples import CalibrationSet, Sample, Video, fingerprint
 from vflowopt_search.calibration.sources import Rows, as_rows, open_rows
 from vflowopt_search.calibration.video import check_frame_choice, read_video
-from vflowopt_search.errors import CalibrationError
+from vflowopt_search.errors import CalibrationError, NothingLeftError
 
 GUESSED = Columns()
 DEFAULT_PROMPT = "Describe the {}."
@@ -108,9 +108,8 @@ class _Choice:
         samples = tuple(self._usable(name))
         self._require_most_readable(self.skip + len(samples), name)
         if not samples:
-            raise CalibrationError(
-                f"{name} has no usable row{' left' * bool(self.skip)}: {self._note(0)}"
-            )
+            kind = NothingLeftError if self.skip else CalibrationError
+            raise kind(f"{name} has no usable row{' left' * bool(self.skip)}: {self._note(0)}")
         skipped = len(self.unreadable) + self.without_image + self.without_question
         return CalibrationSet(
             name, samples, fingerprint(samples), skipped, self._note(len(samples))

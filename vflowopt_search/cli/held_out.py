@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from vflowopt_search.cli.preparation import held_out_half, objective_on
+from vflowopt_search.errors import CalibrationError
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
@@ -27,12 +30,16 @@ class HeldOut:
         prepared: the search half.
         ledger: keeps the divergences.
         shown: where progress goes.
+
+    Attributes:
+        faults: why data that has other samples gave none that can be used.
     """
 
     job: Job
     prepared: Prepared
     ledger: Ledger
     shown: Display
+    faults: list[str] = field(default_factory=list, init=False)
 
     @cached_property
     def samples(self) -> CalibrationSet | None:
@@ -40,7 +47,9 @@ class HeldOut:
         if not self.job.held_out:
             return None
         self.shown.phase("reading held-out samples")
-        return held_out_half(self.job, self.prepared.calibration)
+        with self._finding_faults():
+            return held_out_half(self.job, self.prepared.calibration)
+        return None
 
     @property
     def expected(self) -> bool:
@@ -55,9 +64,11 @@ class HeldOut:
         if self.samples is not None:
             measured = vars(self).get("objective")
             return measured.objective.calibration.note if measured is not None else ""
+        if self.faults:
+            return f"the strategy found was not measured on held-out samples: {self.faults[0]}"
         return (
             f"{self.prepared.calibration.name} has no images left that the search did not see, so "
-            "the best strategy was not measured on others; ask for fewer --samples"
+            "the strategy found was not measured on others; ask for fewer --samples"
         )
 
     @cached_property
@@ -68,8 +79,11 @@ class HeldOut:
         if self.samples is None:
             return None
         self.shown.phase("measuring the whole model on held-out samples", len(self.samples))
-        objective = objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
-        return KeptObjective(objective, objective.calibration.samples, self.ledger)
+        with self._finding_faults():
+            objective = objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+            return KeptObjective(objective, objective.calibration.samples, self.ledger)
+        vars(self)["samples"] = None
+        return None
 
     def rescored(self, outcome: StudyOutcome) -> StudyOutcome:
         """The outcome with its best strategy measured on these very samples too, once.
@@ -78,15 +92,27 @@ class HeldOut:
             VFlowOptError: a sample cannot be measured.
         """
         from vflowopt_search.outcome import outcome_of_study
-        from vflowopt_search.rescoring import rescore_once
+        from vflowopt_search.rescoring import needs_rescoring, rescore_once
 
         if not outcome.finished or self.samples is None:
+            return outcome
+        if needs_rescoring(outcome.study, self.samples.sha256) and self.objective is None:
             return outcome
         begin = partial(self.shown.phase, "measuring the best on held-out samples")
         sha256 = self.samples.sha256
         if not rescore_once(outcome.study, sha256, self._usable, begin, self.shown.step):
             return outcome
         return outcome_of_study(outcome.study, self.job.recipe.trials, interrupted=False)
+
+    @contextmanager
+    def _finding_faults(self) -> Iterator[None]:
+        """Go on without samples that cannot be used, unless each of them must be."""
+        try:
+            yield
+        except CalibrationError as error:
+            if self.job.data.strict:
+                raise
+            self.faults.append(str(error))
 
     def _usable(self) -> tuple[KeptObjective, str]:
         """What measures on the samples that the processor takes, and their fingerprint."""

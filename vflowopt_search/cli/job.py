@@ -44,9 +44,8 @@ class DataOptions:
     def typed(self) -> list[str]:
         """Names of the options that say something."""
         usual = DataOptions()
-        changed = [
-            each.name for each in fields(self) if getattr(self, each.name) != vars(usual)[each.name]
-        ]
+        told = [each.name for each in fields(self) if each.compare]
+        changed = [name for name in told if getattr(self, name) != vars(usual)[name]]
         if self.columns.keys() == {"video"}:
             changed[changed.index("columns")] = "video-column"
         return [f"--{name}" for name in changed]

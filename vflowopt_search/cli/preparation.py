@@ -9,7 +9,7 @@ from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import quiet_progress_bars
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED, load
-from vflowopt_search.errors import CalibrationError
+from vflowopt_search.errors import NothingLeftError
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet, Sample
@@ -133,12 +133,16 @@ def chosen_samples(job: Job, *, skip: int = 0) -> CalibrationSet:
 
 
 def held_out_half(job: Job, seen: CalibrationSet) -> CalibrationSet | None:
-    """As many other samples, none of which shows an image that the search saw; None: none left."""
+    """As many other samples, none of which shows an image that the search saw; None: none left.
+
+    Raises:
+        CalibrationError: too many of them cannot be read, or one where all must.
+    """
     from vflowopt_search.calibration.samples import without_images_of
 
     try:
         others = chosen_samples(job, skip=len(seen) + seen.refused)
-    except CalibrationError:  # the data was read before: there is nothing left of it
+    except NothingLeftError:
         return None
     return without_images_of(others, seen)
 

@@ -172,15 +172,21 @@ def _record(run: Run, source: ModelSource, data: DataOptions, calibration: str |
     if not (calibration or run.context.get("calibration")):
         raise StudyError(f"study {run.name!r} names no samples; name them with --calibration")
     job = _job(run, source, data, calibration)
-    measured, found = run.context.get("calibration_sha256"), chosen_samples(job).sha256
+    if run.context.get("samples") == str(job.recipe.samples):  # the processor took them all
+        _refuse_others(run, chosen_samples(job).sha256)
+    with display() as shown:
+        prepared = prepare(job, shown)
+        _refuse_others(run, prepared.calibration.sha256)
+        write_overlays(run.folder, prepared.objective, run.study, run.strategy, shown)
+
+
+def _refuse_others(run: Run, found: str) -> None:
+    measured = str(run.context.get("calibration_sha256"))
     if measured != found:
         raise StudyError(
             f"these are not the samples of study {run.name!r} (fingerprint {found[:12]}, but it "
-            f"measured {str(measured)[:12]}); give the same --calibration, --columns and --prompt"
+            f"measured {measured[:12]}); give the same --calibration, --columns and --prompt"
         )
-    with display() as shown:
-        prepared = prepare(job, shown)
-        write_overlays(run.folder, prepared.objective, run.study, run.strategy, shown)
 
 
 def _job(run: Run, source: ModelSource, data: DataOptions, calibration: str | None) -> Job:
@@ -198,7 +204,7 @@ def _job(run: Run, source: ModelSource, data: DataOptions, calibration: str | No
         "space": "vflowopt",
         "retain": run.retain or 1.0,
         "trials": 1,
-        "samples": int(context.get("samples", 1)),
+        "samples": int(run.summary.get("recipe", context).get("samples", 1)),
         "seed": int(context.get("seed", 0)),
         "metric": context.get("metric", "last_token_cosine"),
     }
