@@ -18,7 +18,7 @@ from tests.command import World, make_world, run
 from tests.fake_study import CONTEXT, fake_run
 from vflowopt_search import processes, run_folder, trials
 from vflowopt_search.calibration.samples import CalibrationSet, fingerprint
-from vflowopt_search.cli import held_out
+from vflowopt_search.cli import held_out, preparation
 from vflowopt_search.cli.comparison import FOUND, Comparison, Row
 from vflowopt_search.cli.progress import Lines
 from vflowopt_search.cli.summary import earlier_comparison
@@ -108,7 +108,7 @@ def test_plain_strategies_on_other_samples_are_forgotten(
     before = held_out_of(folder)
     told = summary_of(folder)
     (folder / run_folder.SUMMARY).write_text(json.dumps(told | {"complete": False}))
-    half, enter = held_out.held_out_half, Lines.phase
+    half, enter = preparation.held_out_half, Lines.phase
 
     def fewer(*given: Any) -> CalibrationSet:
         samples = half(*given)
