@@ -11,8 +11,8 @@ import typer
 from PIL import Image
 
 from tests.command import run
+from vflowopt_search.cli.job import DataOptions, Job, parse_columns, resolve_output, resolve_recipe
 from vflowopt_search.cli.job import DataOptions as Data
-from vflowopt_search.cli.job import Job, parse_columns, resolve_output, resolve_recipe
 from vflowopt_search.cli.loading import ModelSource
 from vflowopt_search.cli.preparation import chosen_samples
 from vflowopt_search.errors import CalibrationError, SearchSpaceError
@@ -114,3 +114,9 @@ def test_flags_of_the_data_reach_the_samples(
     run("search", "some/model", *data, "--fps", "2")
     with pytest.raises(CalibrationError, match="does not say how fast it plays"):
         chosen_samples(jobs[1])
+
+
+def test_being_strict_says_nothing_of_the_data() -> None:
+    assert DataOptions(strict=True).typed == []
+    DataOptions(strict=True).refuse_for_shipped("the calibration samples", "--calibration")
+    assert DataOptions(strict=True, prompt="what ?").typed == ["--prompt"]

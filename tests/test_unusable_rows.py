@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from vflowopt_search import run_folder
 from vflowopt_search.calibration.choice import load_calibration
 from vflowopt_search.calibration.rows import Columns
 from vflowopt_search.calibration.samples import CalibrationSet, fingerprint
+from vflowopt_search.errors import CalibrationError
 from vflowopt_search.strategy import Importance, Stage, Strategy
 
 Arguments = list[str | Path]
@@ -193,3 +195,63 @@ def test_validate_leaves_them_out_of_both_halves(world: World, tmp_path: Path) -
     told = json.loads((tmp_path / "run" / run_folder.VALIDATION).read_text())
     assert (told["questions"], told["refused"]) == (12, [THIN])
     assert (told["data"]["samples"], told["data"]["skipped"]) == (12, 3)
+
+
+def short_search(world: World, output: Path, *more: str | Path) -> Arguments:
+    named: Arguments = ["search", world.model, "--calibration", world.samples]
+    few: Arguments = ["--columns", "prompt=question", "--trials", "2", "--metric", "flow"]
+    return [*named, *few, "--no-self-check", "--output", output, *more]
+
+
+def test_overlays_of_the_samples_that_are_left_can_be_recorded_later(
+    world: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    words = short_search(world, folder, "--samples", "13", "--seed", "1")
+    assert run(*words).exit_code == 0
+    summary = json.loads((folder / run_folder.SUMMARY).read_text())
+    assert summary["calibration"]["samples"] == 12
+    shutil.rmtree(folder / run_folder.OVERLAYS)
+    data: Arguments = ["--calibration", world.samples, "--columns", "prompt=question"]
+    again = run("report", folder, "--model", world.model, *data)
+    assert again.exit_code == 0, again.stderr
+    assert any((folder / run_folder.OVERLAYS).iterdir())
+
+
+@pytest.mark.parametrize("unusable", ["unreadable", "refused"])
+def test_held_out_samples_that_cannot_be_used_end_no_search(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusable: str
+) -> None:
+    def no_half(*_: Any) -> Any:
+        raise CalibrationError(f"9 of 10 samples are {unusable}")
+
+    name = "held_out_half" if unusable == "unreadable" else "objective_on"
+    monkeypatch.setattr(f"vflowopt_search.cli.held_out.{name}", no_half)
+    words = short_search(world, tmp_path, "--samples", "5")
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "note: the strategy found was not measured on held-out samples: 9 of 10 samples are "
+        f"{unusable}" in result.stderr
+    )
+    assert (tmp_path / run_folder.REPORT).is_file()
+    other = run(*short_search(world, tmp_path / "strict", "--samples", "4", "--strict"))
+    assert other.exit_code == 1 and f"9 of 10 samples are {unusable}" in other.stderr
+
+
+def readable(world: World, count: int, skip: int = 0) -> bool:
+    """Whether so many rows can be read, one after the other."""
+    columns = Columns(prompt="question")
+    try:
+        load_calibration(world.samples, columns=columns, num_samples=count, skip=skip, strict=True)
+    except CalibrationError:
+        return False
+    return True
+
+
+def test_strict_reads_the_held_out_rows_before_any_trial(world: World, tmp_path: Path) -> None:
+    count = next(n for n in range(1, 8) if readable(world, n) and not readable(world, n, n))
+    result = run(*short_search(world, tmp_path / "run", "--samples", str(count), "--strict"))
+    assert result.exit_code == 1, result.stdout
+    assert "samples.jsonl line 7 is not JSON" in result.stderr
+    assert not (tmp_path / "run" / run_folder.JOURNAL).exists()
