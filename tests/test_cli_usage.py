@@ -153,6 +153,9 @@ def test_wrong_usage_names_the_option_and_makes_nothing(
     [
         (["search", "--output", "file/run"], "--output is file/run but "),
         (["search", "--cache", "file", "--output", "new"], "file is a file; name a folder"),
+        (["search", "--output", "long" * 75], ", which cannot be looked up (File name too long)"),
+        (["search", "--cache", "loop/cache", "--output", "new"], "up (Too many levels of symboli"),
+        (["report", "no", "--output", "long" * 75], ", which cannot be looked up (File name too"),
         (["search", "--output", "new.json"], "new.json, which looks like a file, but several go"),
         (["search", "--space", "no", "--output", "new/run"], "'no' is neither a shipped name"),
         (["search", "--fps", "2", "--output", "new"], "--fps describes data of your own, but the"),
@@ -178,12 +181,13 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing_behind(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "bad.yaml").write_text("a: [")
+    (tmp_path / "loop").symlink_to("loop")
     result = run(*typed)
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: ") and sentence in last
     assert result.stdout == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "bad.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "bad.yaml", "loop"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -19,7 +19,12 @@ from vflowopt_search import trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.processes import is_alive, is_gone, this_process
 from vflowopt_search.recovery import MAX_DEATHS, num_running_elsewhere, recover
-from vflowopt_search.storage import SignedFileLock, open_storage, read_journal
+from vflowopt_search.storage import (
+    SignedFileLock,
+    _remove_if_left_behind,
+    open_storage,
+    read_journal,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,6 +140,17 @@ def test_an_old_unsigned_lock_does_not_hold_up(tmp_path: Path) -> None:
     before = time.monotonic()
     assert fake_run(storage=tmp_path / "study.journal", total=1).finished
     assert time.monotonic() - before < 5
+
+
+def test_the_lock_of_a_host_of_the_same_name_is_left_until_it_is_old(tmp_path: Path) -> None:
+    host, pid, start = this_process().rsplit(":", 2)
+    lock = tmp_path / "study.journal.lock"
+    lock.write_text(f"{host}:{pid}:another-boot/{start.split('/')[1]}")
+    _remove_if_left_behind(lock)
+    assert lock.exists()
+    os.utime(lock, (time.time() - 60, time.time() - 60))  # then it is this host before its start
+    _remove_if_left_behind(lock)
+    assert not lock.exists()
 
 
 def test_a_living_owners_lock_is_respected(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from optuna import Study, Trial
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -16,7 +17,7 @@ from vflowopt_search import trials
 from vflowopt_search.heartbeat import Heartbeat, fail_dead_trials
 from vflowopt_search.outcome import TrialReport, report_of
 from vflowopt_search.race import Race, Runner
-from vflowopt_search.recovery import num_running_elsewhere, recover_silent
+from vflowopt_search.recovery import num_running_elsewhere, recover, recover_silent
 
 OnTrial = Callable[[TrialReport], None]
 
@@ -46,11 +47,18 @@ class Rounds:
     def run(self) -> None:
         """Run rounds until all trials have begun.
 
+        A round of which another process took a trial ends there, and the next one begins.
+
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the round's trials are left running.
         """
         while (begun := self._num_begun()) < self.total:
-            self._round(self.race.trials_per_batch - begun % self.race.trials_per_batch)
+            try:
+                self._round(self.race.trials_per_batch - begun % self.race.trials_per_batch)
+            except UpdateFinishedTrialError:
+                # this process was suspended for so long that another took its trial for dead,
+                # which tries it again; so are the others of this round
+                recover(self.study, self.storage)
 
     def _round(self, size: int) -> None:
         fail_dead_trials(self.study)
@@ -115,6 +123,7 @@ def _fail(study: Study, trial: Trial, error: Exception) -> None:
 class _Blame(AbstractContextManager[None]):
     """When an error ends a measurement, its trial fails; lets every error through.
 
+    A trial that another process took meanwhile is left as it is.
     Where nobody knows which of several trials it was, each is tried again by itself.
     """
 
@@ -127,8 +136,11 @@ class _Blame(AbstractContextManager[None]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not isinstance(error, Exception):
-            return
+        if isinstance(error, Exception) and not isinstance(error, UpdateFinishedTrialError):
+            with suppress(UpdateFinishedTrialError):
+                self._blame(error)
+
+    def _blame(self, error: Exception) -> None:
         known = [runner for runner in self._group if runner.failure is error]
         blamed = self._group if len(self._group) == 1 else known
         for runner in blamed:

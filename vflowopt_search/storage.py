@@ -22,13 +22,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from vflowopt_search.errors import StudyError
-from vflowopt_search.processes import is_gone, this_process
+from vflowopt_search.processes import is_gone, is_of_another_boot, this_process
 
 HEARTBEAT_SECONDS = 60
 GRACE_SECONDS = 180
 """A trial of a database without a heartbeat for this long is taken from its worker."""
 UNSIGNED_LOCK_SECONDS = 5
-"""A lock is held for one append; one without an owner's name that is older was left behind."""
+"""A lock is held for one append; one that is older was left behind if its owner cannot be told."""
 
 
 class SignedFileLock(JournalFileOpenLock):
@@ -146,7 +146,9 @@ def _whole_bytes(path: Path) -> int:
 def _remove_if_left_behind(lock: Path) -> None:
     try:
         owner, age = lock.read_text(encoding="utf-8"), time.time() - lock.stat().st_mtime
-        if is_gone(owner) if owner else age > UNSIGNED_LOCK_SECONDS:
+        # another host of the same name looks like this one before its last start
+        unknown = not owner or is_of_another_boot(owner)
+        if age > UNSIGNED_LOCK_SECONDS if unknown else is_gone(owner):
             # Renamed first: of two processes that come here at once, one fails and does nothing.
             aside = lock.with_name(f"{lock.name}.{uuid4()}")
             lock.rename(aside)

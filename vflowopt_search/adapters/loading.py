@@ -28,9 +28,6 @@ from vflowopt_search.strategy import PixelScale
 _AutoModel: Any = AutoModelForImageTextToText
 _AutoProcessor: Any = AutoProcessor
 
-# what transformers raises for files that are absent, malformed, of another kind, or broken off
-LOADING_ERRORS: tuple[type[Exception], ...] = (TypeError, KeyError, ImportError, *hub_errors())
-
 
 def load_model(
     name_or_path: str | Path,
@@ -125,7 +122,7 @@ def _whole_processor(name: str, options: dict[str, Any]) -> ProcessorMixin:
         processor = _AutoProcessor.from_pretrained(name, **options)
         if isinstance(processor, ProcessorMixin):  # without torchvision, maybe a tokenizer only
             return processor
-    except LOADING_ERRORS as error:  # its video processor cannot be built, or was never saved
+    except _loading_errors() as error:  # its video processor cannot be built, or was never saved
         refusal = error
     assembled = image_only_processor(name, options)
     if assembled is not None:
@@ -133,6 +130,11 @@ def _whole_processor(name: str, options: dict[str, Any]) -> ProcessorMixin:
     raise refusal or ModelError(
         f"{name} names no processor that transformers knows; give the folder of an image-text model"
     )
+
+
+def _loading_errors() -> tuple[type[Exception], ...]:
+    """What loading raises for files that are absent, malformed, damaged or of another kind."""
+    return (TypeError, KeyError, ImportError, *hub_errors())
 
 
 def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
@@ -164,7 +166,7 @@ def _named(source: Source) -> Iterator[None]:
         raise ModelError(
             f"{source.name}: the safetensors file is damaged ({error}); fetch it again"
         ) from error
-    except LOADING_ERRORS as error:
+    except _loading_errors() as error:
         raise ModelError(_explain(source, error)) from error
 
 

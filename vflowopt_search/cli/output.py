@@ -26,10 +26,13 @@ def check_folder(folder: Path | None, option: str) -> None:
     """
     if folder is None:
         return
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    with _looking_at(folder, option):
+        places = (folder.absolute(), *folder.absolute().parents)
+        there = next(one for one in places if _is_there(one))
+        is_new = there != places[0]
     if not there.is_dir():
         raise StudyError(f"{option} is {folder} but {there} is a file; name a folder")
-    if folder.suffix in FILES and not folder.exists():
+    if folder.suffix in FILES and is_new:
         raise StudyError(
             f"{option} is {folder}, which looks like a file, but several go there; name a folder"
         )
@@ -48,7 +51,9 @@ def check_file(file: Path | None, option: str) -> None:
     """
     if file is None:
         return
-    if file.is_dir():
+    with _looking_at(file, option):
+        is_folder = _is_there(file) and file.is_dir()
+    if is_folder:
         raise StudyError(f"{option} is {file}, which is a folder; name a file in it")
     folder = file.absolute().parent
     if not folder.is_dir():
@@ -63,8 +68,8 @@ def output_folder(folder: Path) -> Iterator[None]:
     Raises:
         StudyError: the folder cannot be made.
     """
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
+        made = [one for one in (folder, *folder.parents) if not _is_there(one)]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(
@@ -77,6 +82,27 @@ def output_folder(folder: Path) -> Iterator[None]:
         if made:
             _clear(folder, made)
         raise
+
+
+@contextmanager
+def _looking_at(named: Path, option: str) -> Iterator[None]:
+    """A name that no file can have, or one in a folder that is closed to us, told as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            f"{option} is {named}, which cannot be looked up ({error.strerror}); choose another "
+            f"place"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """What `Path.exists` says, which differs between Pythons where it cannot be told."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _check_writable(there: Path, named: Path, option: str) -> None:
