@@ -19,12 +19,13 @@ from tests.fake_study import CONTEXT, fake_run
 from vflowopt_search import processes, run_folder, trials
 from vflowopt_search.calibration.samples import CalibrationSet, fingerprint
 from vflowopt_search.cli import held_out, preparation
-from vflowopt_search.cli.comparison import FOUND, Comparison, Row
+from vflowopt_search.cli.comparison import Comparison, Row
 from vflowopt_search.cli.progress import Lines
 from vflowopt_search.cli.summary import earlier_comparison
 from vflowopt_search.outcome import StudyOutcome, context_sha256
 from vflowopt_search.report.facts import missing
 from vflowopt_search.report.runs import load_run
+from vflowopt_search.report.words import FOUND
 from vflowopt_search.storage import open_storage
 
 PLAIN = ("random", "uniform", "attention")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from vflowopt_search.cli.console import table
+from vflowopt_search.report.words import FOUND
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import Sample
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from vflowopt_search.race import MeasuresStrategies
     from vflowopt_search.strategy import Strategy
 
-FOUND = "found"
 UNPRUNED = "unpruned"
 COLUMNS = ("divergence", "held_out", "accuracy")
 """What is measured of each strategy."""

@@ -17,6 +17,7 @@ from vflowopt_search.cli.closing import Closing, export
 from vflowopt_search.cli.comparison import Row
 from vflowopt_search.cli.console import legend, print_json, stdout
 from vflowopt_search.cli.held_out import HeldOut
+from vflowopt_search.cli.interrupted import INTERRUPTED
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.output import check_folder, output_folder
 from vflowopt_search.cli.pictures import write_command, write_page
@@ -26,9 +27,6 @@ from vflowopt_search.cli.summary import Summary
 
 if TYPE_CHECKING:
     from vflowopt_search.outcome import StudyOutcome, TrialReport
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def run(job: Job, *, as_json: bool) -> None:

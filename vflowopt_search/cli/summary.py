@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli.comparison import COLUMNS, FOUND, Comparison, Row
+from vflowopt_search.cli.comparison import COLUMNS, Comparison, Row
 from vflowopt_search.cli.job import Job
 from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
+from vflowopt_search.report.words import FOUND
 
 if TYPE_CHECKING:
     from vflowopt_search.cli.preparation import Prepared
