@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,19 +73,6 @@ def test_prune_holds_until_removed() -> None:
     handle.remove()
     handle.remove()
     assert torch.equal(generate(model, inputs).logits, plain.logits)
-
-
-def test_a_pruned_model_is_saved_as_it_is_but_not_copied(tmp_path: Path) -> None:
-    model, inputs = tiny_model("llava"), ragged_inputs("llava")
-    plain = generate(model, inputs)
-    with pruned(model, EVERYTHING):
-        with pytest.raises(UnsupportedError, match="take the strategy off"):
-            copy.deepcopy(model)
-        with pytest.raises(UnsupportedError, match="take the strategy off"):
-            torch.save(model, tmp_path / "model.pt")
-        model.save_pretrained(tmp_path)
-    for other in (copy.deepcopy(model), type(model).from_pretrained(tmp_path)):
-        assert torch.equal(generate(other, inputs).logits, plain.logits)
 
 
 @every_family

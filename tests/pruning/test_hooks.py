@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from tests.contract.oracle import generate
 from tests.pruning.oracle import ragged_inputs, strategy_of
 from tests.tiny import tiny_model
-from vflowopt_search.deploy import attached_engine, prune
+from vflowopt_search.deploy import attached_engine, prune, pruned
+from vflowopt_search.errors import UnsupportedError
 from vflowopt_search.pruning.hooks import Switched, before, eagerly
 
 
@@ -97,6 +102,19 @@ def test_two_handles_may_be_removed_in_any_order() -> None:
     assert second.last is not None
     assert second.last.tokens_per_layer[0][0] < second.last.visual_tokens[0]
     second.remove()
+
+
+def test_a_pruned_model_is_saved_as_it_is_but_not_copied(tmp_path: Path) -> None:
+    model, inputs = tiny_model("llava"), ragged_inputs("llava")
+    plain = generate(model, inputs)
+    with pruned(model, strategy_of((0, 0.5), scores=["random"])):
+        with pytest.raises(UnsupportedError, match="take the strategy off"):
+            copy.deepcopy(model)
+        with pytest.raises(UnsupportedError, match="take the strategy off"):
+            torch.save(model, tmp_path / "model.pt")
+        model.save_pretrained(tmp_path)
+    for other in (copy.deepcopy(model), type(model).from_pretrained(tmp_path)):
+        assert torch.equal(generate(other, inputs).logits, plain.logits)
 
 
 def test_a_program_that_ends_with_a_strategy_on_ends_in_silence() -> None:

@@ -60,6 +60,25 @@ def test_overlays_are_recorded_with_the_options_of_the_search(ended: Run) -> Non
     assert options(unknown)["--calibration"] == "DATA"
 
 
+def test_overlays_of_a_study_in_a_database_are_recorded_with_it(ended: Run) -> None:
+    url = "sqlite:///a study.db"
+    stored = replace(ended, overlays=None, command=f"{SEARCH} --storage '{url}' --seed 0")
+    assert options(gaps(stored)["overlays"].command)["--storage"] == url
+    assert "--storage" not in gaps(replace(ended, overlays=None))["overlays"].command
+
+
+def test_why_there_are_no_overlays_is_what_is_in_the_folder(ended: Run, tmp_path: Path) -> None:
+    def why() -> str:
+        return gaps(replace(ended, folder=tmp_path, overlays=None))["overlays"].why
+
+    folder = tmp_path / run_folder.OVERLAYS
+    assert why().startswith("None were recorded")
+    folder.mkdir()
+    assert why().startswith("The folder has overlays/ but not its record (overlays.json)")
+    (folder / "overlays.json").write_text("{}")
+    assert why().startswith("Those in the folder are of another strategy")
+
+
 def test_measurements_of_another_strategy_are_called_so(ended: Run) -> None:
     other: dict[str, Any] = {"format": "vflowopt-something/1"}
     missing = gaps(replace(ended, evaluation=other, benchmark=other))
@@ -72,6 +91,17 @@ def test_a_search_that_has_not_ended_says_how_to_go_on(ended: Run) -> None:
     assert "held-out samples" not in missing
     gap = missing["end of the search"]
     assert "after 20 trials" in gap.why and gap.command == ended.command
+
+
+def test_a_kept_result_of_a_search_that_had_not_ended_says_so(ended: Run) -> None:
+    kept = replace(ended, restored=True)
+    assert "end of the search" not in gaps(kept)
+    wanted = {"wanted": ["divergence", "held_out"]}
+    missing = gaps(replace(kept, summary=wanted))
+    why = missing["end of the search"].why
+    assert why.startswith("The search was interrupted") and "held-out" in why
+    assert why.endswith("The same search makes the study again, and measures it:")
+    assert "held-out samples" not in missing and "divergence of each sample" in missing
 
 
 def test_an_empty_study_lacks_a_strategy_and_nothing_else() -> None:

@@ -87,6 +87,47 @@ def test_the_study_of_a_database_is_the_one_called_after_the_folder(tmp_path: Pa
         load_run(tmp_path / "other", storage=url)
 
 
+def kept_of_a_database(folder: Path, url: str) -> Run:
+    """What a search leaves in its folder when its study is in a database."""
+    study = fake_run(storage=url, total=2).study
+    folder.mkdir()
+    frames.write_trials(study, folder / run_folder.TRIALS)
+    (folder / run_folder.COMMAND).write_text(f"vflowopt-search search m --storage {url} --seed 0\n")
+    return Run(study)
+
+
+def test_the_study_is_read_from_the_database_that_the_command_names(tmp_path: Path) -> None:
+    searched = kept_of_a_database(tmp_path / "fake", f"sqlite:///{tmp_path / 'study.db'}")
+    run = load_run(tmp_path / "fake")
+    assert not run.restored
+    assert frames.sample_heatmap(run.study) == frames.sample_heatmap(searched.study)
+    assert frames.sample_heatmap(run.study).trial  # which no table has
+    (tmp_path / "fake" / run_folder.TRIALS).unlink()  # as while the search runs
+    assert load_run(tmp_path / "fake").name == "fake"
+
+
+def test_a_database_out_of_reach_is_named_and_not_made(tmp_path: Path) -> None:
+    folder, file = tmp_path / "fake", tmp_path / "study.db"
+    kept_of_a_database(folder, f"sqlite:///{file}")
+    file.rename(tmp_path / "moved.db")
+    told = rf"should be in sqlite:///{file}, but there is no file {file}; .* with --storage, or"
+    with pytest.raises(StudyError, match=told):
+        load_run(folder)
+    assert not file.exists()
+    assert not load_run(folder, storage=f"sqlite:///{tmp_path / 'moved.db'}").restored
+    file.write_text("this is no database")
+    with pytest.raises(StudyError, match=rf"in sqlite:///{file}, but the sqlite database cannot"):
+        load_run(folder)
+    (folder / run_folder.COMMAND).unlink()  # the way out that the sentence names
+    assert load_run(folder).restored
+
+
+def test_a_command_that_is_none_is_one_sentence(folder: Path) -> None:
+    (folder / run_folder.COMMAND).write_text("vflowopt-search 'search\n")
+    with pytest.raises(StudyError, match=r"command\.txt is no command line \(No closing quot"):
+        load_run(folder)
+
+
 def test_a_study_in_no_folder_is_a_run_too() -> None:
     run = Run(fake_run(total=1).study)
     assert run.strategy is None and run.folder is None and run.retain == 0.25

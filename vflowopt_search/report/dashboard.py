@@ -12,6 +12,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from vflowopt_search import run_folder
 from vflowopt_search.errors import StudyError
 from vflowopt_search.report.runs import load_run
+from vflowopt_search.report.stored import database_of
 from vflowopt_search.storage import open_storage, read_journal
 
 HOST = "127.0.0.1"
@@ -23,7 +24,8 @@ def serve(folder: Path, port: int, *, url: str | None, ready: Callable[[], None]
     Args:
         folder: the output folder of a search.
         port: on this machine alone.
-        url: the database's, of a search that was given one.
+        url: the database's, of a search that was given one; the one that the folder's command
+            names unless said.
         ready: called just before the server starts.
 
     Raises:
@@ -34,6 +36,7 @@ def serve(folder: Path, port: int, *, url: str | None, ready: Callable[[], None]
             "optuna-dashboard is not installed; run pip install 'vflowopt-search[dashboard]', or "
             "open the run's report.html, which needs nothing"
         )
+    url = url or database_of(folder)
     if load_run(folder, storage=url).restored:  # and it says what else is wrong with the folder
         raise StudyError(
             f"{folder} holds a result but no {run_folder.JOURNAL}, which the dashboard shows; "

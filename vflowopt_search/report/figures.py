@@ -36,6 +36,20 @@ _ROOM_FOR_TEXT = 1.3
 _FAR_APART = 5
 """From this ratio on, a logarithmic axis: the worst trials would press the others to the ground."""
 _MOST_SAMPLE_LABELS = 48
+_BAR_ABOVE = {
+    "title": {"text": "divergence", "side": "top"},
+    "orientation": "h",
+    "thickness": 10,
+    "len": 0.5,
+    "lenmode": "fraction",
+    "x": 0,
+    "xanchor": "left",
+    "y": 1.0,
+    "yanchor": "bottom",
+    "ypad": 4,
+    "nticks": 5,
+}
+"""The colours of a heatmap, above it on the left."""
 
 
 def history_figure(record: History) -> go.Figure:
@@ -180,19 +194,7 @@ def heatmap_figure(record: SampleHeatmap) -> go.Figure:
         y=list(range(trials)),
         customdata=[[[trial, sample] for sample in record.sample] for trial in record.trial],
         colorscale="Viridis",
-        colorbar={
-            "title": {"text": "divergence", "side": "top"},
-            "orientation": "h",
-            "thickness": 10,
-            "len": 0.5,
-            "lenmode": "fraction",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1.0,
-            "yanchor": "bottom",
-            "ypad": 4,
-            "nticks": 5,
-        },
+        colorbar=_BAR_ABOVE,
         hovertemplate="trial %{customdata[0]}, sample %{customdata[1]}: %{z:.5f}<extra></extra>",
     )
     step = -(-samples // _MOST_SAMPLE_LABELS)

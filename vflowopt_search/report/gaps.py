@@ -9,7 +9,9 @@ from itertools import pairwise
 
 from vflowopt_search import run_folder
 from vflowopt_search.report.facts import missing, results
+from vflowopt_search.report.overlay_record import FILE as RECORD
 from vflowopt_search.report.runs import Run
+from vflowopt_search.report.stored import STORAGE
 from vflowopt_search.report.words import FOUND
 from vflowopt_search.trials import best_full, num_counted
 
@@ -64,7 +66,7 @@ def _all(run: Run) -> Iterator[Gap]:
         return
     if run.restored:
         yield _per_sample(run)
-    ended = run.restored or (bool(run.summary) and not missing(run))
+    ended = (run.restored or bool(run.summary)) and not missing(run)
     if ended:
         yield from _held_out(run)
     else:
@@ -89,6 +91,12 @@ def _per_sample(run: Run) -> Gap:
 def _end(run: Run) -> Gap:
     done = num_counted(run.study.get_trials(deepcopy=False))
     left = "; ".join(missing(run))
+    if run.restored:
+        why = (
+            f"The search was interrupted after {done} trials, or its result kept, before it had "
+            f"measured {left}. The same search makes the study again, and measures it:"
+        )
+        return Gap(END, why, search_command(run))
     why = (
         f"The search runs, or was interrupted after {done} trials, before it had measured {left}. "
         "The same command goes on:"
@@ -143,9 +151,15 @@ def _speed(run: Run) -> Iterator[Gap]:
 
 
 def _why_no_overlays(run: Run) -> str:
-    recorded = run.folder is not None and (run.folder / run_folder.OVERLAYS).is_dir()
-    if recorded:
+    assert run.folder is not None  # asked of runs with a folder only
+    overlays = run.folder / run_folder.OVERLAYS
+    if (overlays / RECORD).is_file():
         return "Those in the folder are of another strategy than the one found now. Record again:"
+    if overlays.is_dir():
+        return (
+            f"The folder has {run_folder.OVERLAYS}/ but not its record ({RECORD}), without which "
+            "the pictures cannot be shown. Record again:"
+        )
     return "None were recorded of the strategy found. This records them:"
 
 
@@ -156,6 +170,8 @@ def _report_command(run: Run) -> str:
     data = {option: pairs[option] for option in _DATA_OPTIONS if option in pairs}
     for option, value in (data or {"--calibration": "DATA"}).items():
         words += [option, value]
+    if STORAGE in pairs:
+        words += [STORAGE, pairs[STORAGE]]
     return shlex.join(words)
 
 

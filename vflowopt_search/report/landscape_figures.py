@@ -131,6 +131,17 @@ def parallel_figure(record: ParallelCoordinates) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
             connectgaps=False,
         )
+    _label_axes(figure, record)
+    names = [in_lines(axis.parameter, 22) for axis in record.axes]
+    figure.update_layout(height=90 + _AXIS_PIXELS * max(height, 2), legend_traceorder="reversed")
+    figure.update_xaxes(range=[-0.02, 1.02], showticklabels=False, showgrid=False)
+    figure.update_yaxes(tickvals=list(range(height)), ticktext=names, range=[height - 0.6, -0.75])
+    described(figure, [f"{len(record.trial)} trials over {height} parameters: {', '.join(names)}."])
+    return figure
+
+
+def _label_axes(figure: go.Figure, record: ParallelCoordinates) -> None:
+    """Values above the axis of each parameter, turned inwards at its two ends."""
     figure.add_scatter(
         x=[place for axis in record.axes for place in axis.place],
         y=[number - 0.16 for number, axis in enumerate(record.axes) for _ in axis.place],
@@ -145,12 +156,6 @@ def parallel_figure(record: ParallelCoordinates) -> go.Figure:
         showlegend=False,
         hoverinfo="skip",
     )
-    names = [in_lines(axis.parameter, 22) for axis in record.axes]
-    figure.update_layout(height=90 + _AXIS_PIXELS * max(height, 2), legend_traceorder="reversed")
-    figure.update_xaxes(range=[-0.02, 1.02], showticklabels=False, showgrid=False)
-    figure.update_yaxes(tickvals=list(range(height)), ticktext=names, range=[height - 0.6, -0.75])
-    described(figure, [f"{len(record.trial)} trials over {height} parameters: {', '.join(names)}."])
-    return figure
 
 
 def budget_figure(record: BudgetCurve) -> go.Figure:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna import Study
 
 from vflowopt_search import run_folder
@@ -17,8 +16,8 @@ from vflowopt_search.outcome import CONTEXT, best_strategy, context_sha256, stra
 from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.overlay_record import Overlays, fingerprint, load_overlays
 from vflowopt_search.report.restored import study_from_table
+from vflowopt_search.report.stored import database_of, only_study
 from vflowopt_search.report.words import FOUND
-from vflowopt_search.storage import open_storage, read_journal
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import best_full
 
@@ -72,11 +71,12 @@ def load_run(folder: str | Path, *, storage: str | None = None, study: Study | N
     """All that is in a run's folder; changes nothing, so a running study may be looked at.
 
     A folder that holds the table of the trials but not the study, as results are kept, gives a
-    study made from the table.
+    study made from the table. The study of a search that was given a database is read from there.
 
     Args:
         folder: the output folder of a search.
-        storage: the database's URL, of a search that was given one.
+        storage: the database's URL, of a search that was given one; the one that the folder's
+            command names unless said.
         study: the study, where it is open already.
 
     Raises:
@@ -86,13 +86,14 @@ def load_run(folder: str | Path, *, storage: str | None = None, study: Study | N
     folder = Path(folder)
     best, command = folder / run_folder.STRATEGY, folder / run_folder.COMMAND
     saved = Strategy.load(best) if best.is_file() else None
-    restored = study is None and storage is None and _is_result(folder)
+    url = storage or (database_of(folder) if study is None else None)
+    restored = study is None and url is None and _is_result(folder)
     if restored:
         table, summary = folder / run_folder.TRIALS, _json(folder / run_folder.SUMMARY)
         study = study_from_table(table, summary, saved)
         strategy = saved or _best_in(study)
     else:
-        study = study or _only_study(folder, storage)
+        study = study or only_study(folder, url)
         # of a study that is running, or was killed, the file comes later or is of an earlier best
         strategy = best_strategy(study) or saved
     summary, baselines = _compared(folder, None if restored else study)
@@ -142,28 +143,6 @@ def _overlays_of(strategy: Strategy | None, folder: Path) -> Overlays | None:
     if overlays is None or strategy is None:
         return None
     return overlays if overlays.strategy_sha256 == fingerprint(strategy) else None
-
-
-def _only_study(folder: Path, url: str | None) -> Study:
-    """The study of a folder; in a database, the one that is called after the folder."""
-    if url is not None:
-        storage, name = open_storage(url), folder.resolve().name
-        if name not in optuna.get_all_study_names(storage):
-            raise StudyError(f"the database has no study {name!r}; give the folder of its search")
-        return optuna.load_study(study_name=name, storage=storage)
-    journal = folder / run_folder.JOURNAL
-    if not journal.is_file():
-        raise StudyError(
-            f"{folder} has neither {run_folder.JOURNAL} nor {run_folder.TRIALS}; give the output "
-            f"folder of a search, or the study's database with --storage"
-        )
-    storage = read_journal(journal)
-    names = optuna.get_all_study_names(storage)
-    if len(names) != 1:
-        raise StudyError(
-            f"{journal} holds {len(names)} studies but a run has one; give another folder"
-        )
-    return optuna.load_study(study_name=names[0], storage=storage)
 
 
 def _json(path: Path) -> dict[str, Any]:
