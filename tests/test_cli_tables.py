@@ -187,3 +187,15 @@ def test_intervals_and_tables_of_them() -> None:
     assert [column.justify for column in made.columns] == ["left", "right"]
     assert made.columns[0].header == "\nname"
     assert table(("name",), [("to x-ray",)]).columns[0].justify == "left"
+
+
+def test_a_plain_strategy_that_does_better_than_the_one_found_is_told() -> None:
+    whole = comparison.Row("unpruned", 1.0, 0.0, 0.0)
+    found, random = comparison.Row("found", 0.1, 0.2, 0.5), comparison.Row("random", 0.1, 0.4, 0.6)
+    rows = [whole, found, random]
+    assert comparison.caution(rows) == ""
+    assert comparison.caution(rows[:1]) == ""
+    told = comparison.caution([*rows, comparison.Row("uniform", 0.1, 0.3, 0.25)])
+    assert "uniform on held-out samples (0.25, found 0.5)" in told and "random" not in told
+    told = comparison.caution([*rows, comparison.Row("uniform", 0.1, 0.1)])
+    assert "uniform (0.1, found 0.2)" in told

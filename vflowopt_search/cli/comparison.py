@@ -175,6 +175,28 @@ def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]
     return lines
 
 
+def caution(comparison: Sequence[Row]) -> str:
+    """What to say where a plain strategy is closer to the whole model than the one found."""
+    rows = {row.name: row for row in comparison if row.name != UNPRUNED}
+    found, places = rows.pop(FOUND, None), {"divergence": "", "held_out": " on held-out samples"}
+    if found is None:
+        return ""
+    closer = [
+        f"{row.name}{place} ({theirs:.4g}, found {ours:.4g})"
+        for column, place in places.items()
+        for row in rows.values()
+        if (theirs := getattr(row, column)) is not None
+        and (ours := getattr(found, column)) is not None
+        and theirs < ours
+    ]
+    if not closer:
+        return ""
+    return (
+        f"caution: closer to the whole model than the strategy found: {', '.join(closer)}; search "
+        "with more trials and samples before you deploy it"
+    )
+
+
 def _cells(row: Row, rescored: bool, labelled: bool) -> list[str]:
     cells = [row.name, f"{row.retained:.1%}"]
     cells.append("" if row.divergence is None else f"{row.divergence:.5f}")

@@ -122,6 +122,8 @@ def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
         console.print(comparison.rendered(rows))
         told = comparison.explained(rows, summary.recipe["metric"], summary.calibration["samples"])
         console.print(legend(told), soft_wrap=True)
+        if warning := comparison.caution(rows):
+            console.print(f"[yellow]{warning}[/yellow]", soft_wrap=True)
     for name, path in summary.files.items():
         console.print(f"{name:<9} {path}", soft_wrap=True)
 

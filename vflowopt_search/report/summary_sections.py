@@ -65,8 +65,11 @@ def _headline(run: Run) -> list[tuple[str, str, str]]:
     plain = [pair for pair in zip(others.divergence, others.name, strict=True) if pair[1] != FOUND]
     if plain and found.divergence > 0:
         divergence, name = min(plain)
-        ratio = f"{divergence / found.divergence:.1f} x"
-        tiles.append((ratio, f"closer than {name}", "the closest of the plain ones"))
+        ratio, words = divergence / found.divergence, "closer"
+        if ratio < 1:
+            ratio, words = found.divergence / max(divergence, 1e-9), "farther"
+        remark = "the closest of the plain ones"
+        tiles.append((f"{ratio:.1f} x", f"{words} than {name}", remark))
     return tiles
 
 
