@@ -159,6 +159,11 @@ def test_wrong_usage_names_the_option_and_makes_nothing(
         (["search", "--output", "new.json"], "new.json, which looks like a file, but several go"),
         (["search", "--space", "no", "--output", "new/run"], "'no' is neither a shipped name"),
         (["search", "--fps", "2", "--output", "new"], "--fps describes data of your own, but the"),
+        (["search", "--strict", "--fps", "2", "--output", "new"], "error: --fps describes data"),
+        (
+            ["evaluate", "baseline:random", "--model", "testbed", "--strict", "--fps", "2"],
+            "error: --fps describes data of your own, but the questions are the shipped ones",
+        ),
         (
             ["search", "--video-column", "a", "--split", "b", "--output", "new"],
             "--split, --video-column describe data of your own, but the calibration samples are",

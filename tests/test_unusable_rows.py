@@ -15,7 +15,7 @@ from transformers import LlavaProcessor
 
 from tests.command import World, make_world, run
 from vflowopt_search import run_folder
-from vflowopt_search.calibration.choice import load_calibration
+from vflowopt_search.calibration.choice import load_calibration, order
 from vflowopt_search.calibration.rows import Columns
 from vflowopt_search.calibration.samples import CalibrationSet, fingerprint
 from vflowopt_search.errors import CalibrationError
@@ -218,25 +218,47 @@ def test_overlays_of_the_samples_that_are_left_can_be_recorded_later(
     assert any((folder / run_folder.OVERLAYS).iterdir())
 
 
-@pytest.mark.parametrize("unusable", ["unreadable", "refused"])
-def test_held_out_samples_that_cannot_be_used_end_no_search(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusable: str
-) -> None:
-    def no_half(*_: Any) -> Any:
-        raise CalibrationError(f"9 of 10 samples are {unusable}")
+HALF = 6
+HELD_OUT_FAULTS = [
+    ("cut.jpg", "3 rows of {data} cannot be read (", "cannot be used, and strict is to stop"),
+    ("thin.png", "3 of 6 samples cannot be used, more than 20%", "LlavaProcessor refuses sample"),
+]
 
-    name = "held_out_half" if unusable == "unreadable" else "objective_on"
-    monkeypatch.setattr(f"vflowopt_search.cli.held_out.{name}", no_half)
-    words = short_search(world, tmp_path, "--samples", "5")
-    result = run(*words)
-    assert result.exit_code == 0, result.stderr
-    assert (
-        "note: the strategy found was not measured on held-out samples: 9 of 10 samples are "
-        f"{unusable}" in result.stderr
-    )
-    assert (tmp_path / run_folder.REPORT).is_file()
-    other = run(*short_search(world, tmp_path / "strict", "--samples", "4", "--strict"))
-    assert other.exit_code == 1 and f"9 of 10 samples are {unusable}" in other.stderr
+
+def broken_behind(world: World, picture: str) -> Path:
+    """Twelve rows; three of the six that a search of six does not see show `picture`."""
+    broken = order(2 * HALF, seed=0)[HALF : HALF + 3]
+    # no image of one half is in the other
+    shown = [picture if n in broken else f"own-{n}.png" for n in range(2 * HALF)]
+    for n, one in enumerate(shown):
+        if one != picture:
+            Image.effect_noise((40, 40), 10 + n).save(world.samples.with_name(one))
+    data = world.samples.with_name(f"behind-{picture}.jsonl")
+    rows = [{"image": one, "question": f"how many is {n} ?"} for n, one in enumerate(shown)]
+    data.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return data
+
+
+@pytest.mark.parametrize(("picture", "why", "strictly"), HELD_OUT_FAULTS)
+def test_held_out_samples_that_cannot_be_used_end_no_search(
+    world: World, tmp_path: Path, picture: str, why: str, strictly: str
+) -> None:
+    data = broken_behind(world, picture)
+    words = short_search(world, tmp_path / "run", "--samples", str(HALF))
+    words = [data if word == world.samples else word for word in words]
+    for _ in range(2):  # the same command again ends as well
+        result = run(*words)
+        assert result.exit_code == 0, result.stderr
+        note = "note: the strategy found was not measured on held-out samples: "
+        assert note + why.format(data=data) in result.stderr
+        (tmp_path / "run" / run_folder.REPORT).unlink()
+    summary = json.loads((tmp_path / "run" / run_folder.SUMMARY).read_text())
+    assert summary["complete"] and "held_out" not in summary["wanted"]
+    other = [tmp_path / "strict" if word == tmp_path / "run" else word for word in words]
+    result = run(*other, "--strict")
+    assert result.exit_code == 1
+    assert strictly in result.stderr
+    assert not (tmp_path / "strict" / run_folder.JOURNAL).exists()  # no trial was run
 
 
 def readable(world: World, count: int, skip: int = 0) -> bool:

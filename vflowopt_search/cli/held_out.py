@@ -85,6 +85,20 @@ class HeldOut:
         vars(self)["samples"] = None
         return None
 
+    def require_all(self) -> None:
+        """Read all held-out samples, and let the processor look at each, before any is measured.
+
+        Raises:
+            CalibrationError: one cannot be used.
+        """
+        from vflowopt_search.calibration.encoding import encode
+
+        if self.samples is not None:
+            self.shown.phase("checking held-out samples", len(self.samples))
+            for number, sample in enumerate(self.samples.samples, start=1):
+                encode(self.prepared.loaded[1], [sample])
+                self.shown.step(number, len(self.samples))
+
     def rescored(self, outcome: StudyOutcome) -> StudyOutcome:
         """The outcome with its best strategy measured on these very samples too, once.
 

@@ -66,8 +66,8 @@ def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
 
     prepared = prepare(job, shown)
     held_out = HeldOut(job, prepared, Ledger(job.output / run_folder.DIVERGENCES), shown)
-    if job.data.strict and held_out.samples is not None:
-        shown.phase(f"{len(held_out.samples)} held-out samples can be read")
+    if job.data.strict:
+        held_out.require_all()  # not after hours of trials
     if not (job.output / run_folder.COMMAND).exists():
         write_command(job)  # now, for a report while the search runs
     outcome = run_trials(job, prepared, shown)
