@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console, RenderableType
@@ -14,6 +15,8 @@ from vflowopt_search.cli import comparison
 from vflowopt_search.cli.bench_table import rendered
 from vflowopt_search.cli.console import interval, table
 from vflowopt_search.cli.evaluation_table import by_group, compared, explained, groups_explained
+from vflowopt_search.cli.run import _print
+from vflowopt_search.cli.summary import Summary
 from vflowopt_search.cli.validation_table import caution, correlations, picks
 from vflowopt_search.evaluate.evaluation import Evaluation, Group, Result
 from vflowopt_search.evaluate.prediction import Prediction
@@ -199,3 +202,20 @@ def test_a_plain_strategy_that_does_better_than_the_one_found_is_told() -> None:
     assert "uniform on held-out samples (0.25, found 0.5)" in told and "random" not in told
     told = comparison.caution([*rows, comparison.Row("uniform", 0.1, 0.1)])
     assert "uniform (0.1, found 0.2)" in told
+
+
+def test_search_prints_that_caution_below_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (comparison.Row("found", 0.1, 0.2), comparison.Row("uniform", 0.1, 0.1))
+    summary = cast(
+        Summary,
+        SimpleNamespace(
+            sentence=lambda: "run: 1 of 1 trials",
+            recipe={"metric": "flow"},
+            calibration={"samples": 8},
+            files={},
+        ),
+    )
+    _print(summary, rows, as_json=False)
+    assert "caution: closer to the whole model than the strategy found: uniform" in (
+        capsys.readouterr().out
+    )

@@ -6,6 +6,7 @@ import gzip
 import html
 import re
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -141,6 +142,13 @@ def test_the_headline_compares_with_the_closest_strategy_of_the_chart(
     found = shown.divergence[shown.name.index(FOUND)]
     assert f"{divergence / found:.1f} x" in page
     assert f"closer than {name}" in page
+
+
+def test_the_headline_owns_that_a_plain_strategy_is_closer(run: Run, tmp_path: Path) -> None:
+    found = min(frames.comparison(run.study).divergence)
+    beaten = replace(run, baselines={"uniform": found / 4})
+    page = written(beaten, tmp_path)
+    assert "4.0 x" in page.text and "farther than uniform" in page.text
 
 
 def test_every_figure_is_told_in_words(run: Run, tmp_path: Path) -> None:
