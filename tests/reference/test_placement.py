@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -36,9 +38,29 @@ def test_moved_features_measure_the_same() -> None:
     copied = moved(prepared, torch.clone)
     for one, same in zip(prepared.samples, copied.samples, strict=True):
         assert one.input_ids is same.input_ids
-        for feature, copy in zip(one.features, same.features, strict=True):
-            assert torch.equal(feature, copy)
-            assert feature.data_ptr() != copy.data_ptr()
+        assert one.entropy is not None and same.entropy is not None
+        pairs = zip(one.features + one.entropy, same.features + same.entropy, strict=True)
+        for tensor, copy in pairs:
+            assert torch.equal(tensor, copy)
+            assert tensor.data_ptr() != copy.data_ptr()
+
+
+def test_what_samples_with_the_same_images_share_is_moved_once() -> None:
+    plain = small_set(3)
+    samples = tuple(replace(plain.samples[0], id=str(i), prompt="how many " * i) for i in range(3))
+    objective = build_objective(
+        tiny_model("llava"), tiny_processor("llava"), replace(plain, samples=samples)
+    )
+    moves: list[torch.Tensor] = []
+
+    def move(one: torch.Tensor) -> torch.Tensor:
+        moves.append(one)
+        return one.clone()
+
+    copied = moved(objective.reference.prepared, move)
+    assert len(moves) == 2  # features and entropy of one image
+    first, second, third = (sample.features[0] for sample in copied.samples)
+    assert first is second is third
 
 
 def test_on_the_cpu_nothing_moves() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vflowopt_search.errors import CacheError
+from vflowopt_search.reference import shelf as shelf_module
+from vflowopt_search.reference.cache import DRAFTS
 from vflowopt_search.reference.shelf import CacheFolder, DiskShelf, MemoryShelf, Shelf
 
 KEY = "0123456789abcdef01234567"
@@ -133,6 +136,69 @@ def test_a_deleted_file_goes_on_serving_those_who_mapped_it(tmp_path: Path) -> N
     (tmp_path / "maps" / KEY / "a.safetensors").unlink()
     assert torch.equal(mapped["x"], KILO["x"])
     assert theirs.get("a") is None  # and is let go of, so that its place is free
+
+
+def mapped_but_deleted(root: Path) -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if str(root) in line and line.endswith("(deleted)")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
+@pytest.mark.parametrize("cleared_by", ["itself", "another"])
+def test_cleared_files_give_their_place_back(
+    cleared_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deleted file keeps its blocks on the disk as long as a process has it mapped."""
+    monkeypatch.setattr(shelf_module, "LOOK_EVERY", 4)
+    mine = disk(tmp_path, 4 * KILO_FILE)
+    writer = mine if cleared_by == "itself" else disk(tmp_path, 4 * KILO_FILE)
+    for number in range(20):
+        writer.put(str(number), KILO)
+        assert mine.get(str(number)) is not None
+    for _ in range(4):
+        mine.get("19")
+    assert len(files(tmp_path)) <= 4
+    assert mapped_but_deleted(tmp_path) == []
+
+
+def test_another_process_may_finish_while_this_one_looks_at_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft's folder that has been listed is gone before it is looked into."""
+    shelf, folder = disk(tmp_path, 6 * KILO_FILE), tmp_path / "maps" / KEY
+    shelf.put("a", KILO)
+    finished: list[str] = []
+    scandir = os.scandir
+
+    def after_it_is_gone(path: Any) -> Any:
+        if not isinstance(path, int) and Path(path).name.startswith(f"{DRAFTS}other"):
+            finished.append(Path(path).name)
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", after_it_is_gone)
+    for number in range(9):
+        (folder / f"{DRAFTS}other{number}").mkdir(parents=True)
+        shelf.put(f"new/{number}", KILO)
+    assert len(finished) == 9
+    assert len(files(tmp_path)) <= 6
+
+
+def test_a_draft_counts_while_it_is_written_and_is_deleted_when_its_process_is_dead(
+    tmp_path: Path,
+) -> None:
+    fresh, dead = (tmp_path / "maps" / KEY / "4" / f".writing-{name}" for name in ("a", "b"))
+    for draft in (fresh, dead):
+        draft.mkdir(parents=True)
+        (draft / "x.safetensors").write_bytes(b"x" * 4 * KILO_FILE)
+    for path in (dead / "x.safetensors", dead):
+        os.utime(path, (1, 1))
+    shelf = disk(tmp_path, 8 * KILO_FILE)
+    for number in range(9):
+        shelf.put(str(number), KILO)
+        assert sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors")) <= 8 * KILO_FILE
+    assert fresh.exists()
+    assert not dead.exists()
 
 
 def test_a_torn_file_is_not_there(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Where features wait between trials: on a GPU while they fit there, else where it can fetch them.
 
+The entropy of their patches waits with them; it is little beside them.
+
 A model on the CPU reads them from where they are: mapped from the cache, or in memory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Literal
@@ -14,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vflowopt_search.reference.prepared import PreparedSet, Visuals
+from vflowopt_search.reference.prepared import PreparedSample, PreparedSet, Visuals
 
 Place = Literal["device", "pinned", "host"]
 
@@ -36,16 +38,25 @@ def settled(prepared: PreparedSet) -> PreparedSet:
     device = prepared.adapter.backbone.device
     if device.type != "cuda":
         return prepared
-    size = sum(one.nbytes for sample in prepared.samples for one in sample.features)
+    held = {id(one): one for sample in prepared.samples for one in _held(sample)}
+    size = sum(one.nbytes for one in held.values())
     place = place_for(size, torch.cuda.mem_get_info(device)[0], free_memory())
     return moved(prepared, {"device": lambda x: x.to(device), "pinned": pinned}.get(place, as_is))
 
 
 def moved(prepared: PreparedSet, move: Callable[[Tensor], Tensor]) -> PreparedSet:
-    """The samples with every feature tensor moved."""
+    """The samples with all features and entropy moved; what samples share is moved once."""
+    done: dict[int, Tensor] = {}
+
+    def once(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        for one in tensors:
+            if id(one) not in done:
+                done[id(one)] = move(one)
+        return tuple(done[id(one)] for one in tensors)
 
     def with_moved(visuals: Visuals) -> Visuals:
-        return replace(visuals, features=tuple(move(one) for one in visuals.features))
+        entropy = None if visuals.entropy is None else once(visuals.entropy)
+        return replace(visuals, features=once(visuals.features), entropy=entropy)
 
     result = copy(prepared)
     result.samples = [
@@ -53,6 +64,12 @@ def moved(prepared: PreparedSet, move: Callable[[Tensor], Tensor]) -> PreparedSe
         for sample in prepared.samples
     ]
     return result
+
+
+def _held(sample: PreparedSample) -> Iterator[Tensor]:
+    """All that a sample's images were encoded to."""
+    for visuals in sample.visuals.values():
+        yield from (*visuals.features, *(visuals.entropy or ()))
 
 
 def free_memory() -> int:

@@ -156,12 +156,16 @@ class PreparedSet:
         return moved | ({ENCODED: encoded} if encoded else {})
 
     def signals(self, indices: Sequence[int]) -> dict[str, VisualSignals]:
-        """Geometry and entropy of a batch by kind, images in prompt order; no attention yet."""
+        """Geometry and entropy of a batch by kind, images in prompt order; no attention yet.
+
+        The entropy is on the model's device, where the attention that it is added to will be.
+        """
+        device = self.adapter.backbone.device
         found = {}
         for kind in ("image", "video"):
             chosen = [self.samples[i].visuals[kind] for i in indices if self.has(i, kind)]
             images = tuple(image for visuals in chosen for image in visuals.images)
-            parts = [one for visuals in chosen for one in visuals.entropy or ()]
+            parts = _moved([one for visuals in chosen for one in visuals.entropy or ()], device)
             entropy = by_run(images, parts) if len(parts) == len(images) else None
             if images:
                 found[kind] = VisualSignals(images=images, entropy=entropy)

@@ -3,15 +3,18 @@
 A file on a shelf is written whole or not at all and then only mapped into memory: the operating
 system holds its pages once for all processes and gives them up when memory is short. The bound
 counts every tensor file under the cache folder; those not used for longest go first, also while
-another process has them mapped.
+another process has them mapped, which then lets go of them soon. What a killed process was writing
+is counted for an hour and then deleted.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +34,10 @@ MEMORY_GB = 4.0
 """What is held in memory where there is no folder, unless said."""
 AFTER_CLEARING = 0.9
 """Share of the bound that is left full, so that not every file to come clears again."""
+DEAD_AFTER = 3600.0
+"""Seconds without a change after which nobody writes on a draft any more."""
+LOOK_EVERY = 256
+"""Files used between two looks at which of the mapped ones are gone."""
 
 OF_THE_CACHE = ("references", "answers", "maps")
 """The folders that the bound is about; below each, one folder per key."""
@@ -98,16 +105,20 @@ class CacheFolder:
         self.needed: set[Path] = set()
         self._added: float = inf
 
-    def added(self, path: Path) -> None:
+    def added(self, path: Path) -> bool:
         """Count a file just written, and delete the longest unused ones if the bound is passed.
+
+        Returns whether files were looked at and perhaps deleted.
 
         Files in `needed`, without which a running search could not go on, are left. Other processes
         write here too, so that the folder is looked at every twentieth of the bound.
         """
         self._added += _size_of(path)
-        if self._added > self.limit_bytes / 20:
-            self._clear({path, *self.needed})
-            self._added = 0
+        if self._added <= self.limit_bytes / 20:
+            return False
+        self._clear({path, *self.needed})
+        self._added = 0
+        return True
 
     def room(self) -> float:
         """Bytes that stay when the folder was cleared, besides the files in `needed`."""
@@ -115,7 +126,7 @@ class CacheFolder:
 
     def _clear(self, spared: set[Path]) -> None:
         files = sorted(self._files())
-        left = sum(size for _, size, _ in files)
+        left = sum(size for _, size, _ in files) + self._drafts()
         if left <= self.limit_bytes:
             return
         for _, size, path in files:
@@ -129,17 +140,57 @@ class CacheFolder:
     def _files(self) -> list[tuple[float, int, Path]]:
         """Time of last use, size and path of every tensor file of ours; no other is touched."""
         found = []
-        for folder in OF_THE_CACHE:
-            for path in (self.root / folder).glob("*/**/*.safetensors"):
-                inside = path.relative_to(self.root / folder).parts
-                if not OURS.fullmatch(inside[0]) or inside[-2].startswith(DRAFTS):
-                    continue
+        for folder, inside, names in self._folders():
+            inside[:] = [name for name in inside if not name.startswith(DRAFTS)]
+            for path in (folder / name for name in names if name.endswith(".safetensors")):
                 try:
                     status = path.stat()
                 except FileNotFoundError:  # another process clears
                     continue
                 found.append((status.st_mtime, status.st_size, path))
         return found
+
+    def _drafts(self) -> int:
+        """Bytes that are being written; what a dead process left is deleted."""
+        drafts = [
+            folder / name
+            for folder, inside, _ in self._folders()
+            for name in inside
+            if name.startswith(DRAFTS)
+        ]
+        return sum(map(_size_of_draft, drafts))
+
+    def _folders(self) -> Iterator[tuple[Path, list[str], list[str]]]:
+        """Folders of ours with what is in them; one that vanishes meanwhile is passed over."""
+        for kind in OF_THE_CACHE:
+            for name in _names_in(self.root / kind):
+                if OURS.fullmatch(name):
+                    for folder, inside, files in os.walk(self.root / kind / name):
+                        yield Path(folder), inside, files
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What is in a folder; nothing in one that is not there."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _size_of_draft(folder: Path) -> int:
+    """Bytes of a draft that is being written; 0 of one that nobody writes on, which is deleted."""
+    size, changed = 0, 0.0
+    for path in (folder, *(folder / name for name in _names_in(folder))):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # it has been finished
+            continue
+        size += status.st_size if path != folder else 0
+        changed = max(changed, status.st_mtime)
+    if time.time() - changed < DEAD_AFTER:
+        return size
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 def _size_of(path: Path) -> int:
@@ -157,6 +208,7 @@ class DiskShelf:
         """Keep one file per name in `folder`, which lies in the cache."""
         self.folder, self.cache = folder, cache
         self._mapped: dict[str, Tensors] = {}
+        self._uses = 0
 
     def room(self) -> float:
         """What the cache has besides the files that it must keep."""
@@ -168,6 +220,7 @@ class DiskShelf:
         What was cleared is let go of, for a mapped file keeps its place on the disk.
         """
         path = self._path(name)
+        self._let_go()
         try:
             os.utime(path)
             if name not in self._mapped:
@@ -188,7 +241,14 @@ class DiskShelf:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, draft)
             draft.replace(path)
         self._mapped.pop(name, None)
-        self.cache.added(path)
+        self._let_go(now=self.cache.added(path))
+
+    def _let_go(self, *, now: bool = False) -> None:
+        """Let go of files that are gone, of whatever name: now, or every `LOOK_EVERY` uses."""
+        self._uses += 1
+        if now or self._uses % LOOK_EVERY == 0:
+            kept = {n: tensors for n, tensors in self._mapped.items() if self._path(n).exists()}
+            self._mapped = kept
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
