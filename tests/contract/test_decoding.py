@@ -5,7 +5,7 @@ Shape suffixes: B = rows, T = new tokens, V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from fnmatch import fnmatch
 from inspect import signature
@@ -20,6 +20,7 @@ from tests.contract.models import every_family, inputs_of, model_of
 from tests.contract.oracle import NEW_TOKENS, generate, masked_logits, placeholders, with_answer
 from tests.contract.test_removal import FP32, strategy_for
 from tests.families import older_transformers, tiny
+from tests.pruning.oracle import strategy_of
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.deploy import pruned
 from vflowopt_search.pruning.record import Applied, LastPrefill
@@ -49,6 +50,15 @@ def strategy(name: str) -> Strategy:
     return strategy_for(name, "0+3", recycling=True, positions="original")
 
 
+def by_text(name: str) -> Strategy:
+    """Two stages inside the decoder that choose by attention of the last prompt token."""
+    return strategy_of((2, 0.6), (4, 0.5), scores=["text_attention"] * 2)
+
+
+Plan = Callable[[str], Strategy]
+by_plan = pytest.mark.parametrize("plan", [strategy, by_text])
+
+
 def last_of(applied: Applied) -> LastPrefill:
     """What happened in the last prefill; something was removed."""
     last = applied.last
@@ -58,9 +68,9 @@ def last_of(applied: Applied) -> LastPrefill:
     return last
 
 
-def masked(name: str, ids: Tensor, last: LastPrefill) -> Tensor:
+def masked(name: str, ids: Tensor, last: LastPrefill, plan: Plan = strategy) -> Tensor:
     """What the masked model says at the last nine of these answers."""
-    return masked_logits(tiny(name), model_of(name), inputs_of(name), ids, last, strategy(name))
+    return masked_logits(tiny(name), model_of(name), inputs_of(name), ids, last, plan(name))
 
 
 def first_row(name: str) -> BatchFeature:
@@ -120,11 +130,12 @@ def test_every_beam_is_pruned_like_a_greedy_answer(name: str) -> None:
 
 
 @every_family
-def test_a_second_turn_goes_on_with_the_pruned_cache(name: str) -> None:
+@by_plan
+def test_a_second_turn_goes_on_with_the_pruned_cache(name: str, plan: Plan) -> None:
     skip_known(name, NO_SECOND_TURN)
     model, inputs = model_of(name), inputs_of(name)
     more = torch.randint(8, 40, (3, 4), generator=torch.Generator().manual_seed(3))
-    with torch.no_grad(), pruned(model, strategy(name)) as applied:
+    with torch.no_grad(), pruned(model, plan(name)) as applied:
         first: Any = model.generate(
             **inputs,
             max_new_tokens=3,
@@ -137,7 +148,7 @@ def test_a_second_turn_goes_on_with_the_pruned_cache(name: str) -> None:
         second = generate(model, grown, past_key_values=first.past_key_values)
         last = last_of(applied)
     ids = torch.cat([said[:, inputs["input_ids"].shape[1] :], second.ids], dim=1)
-    torch.testing.assert_close(second.logits, masked(name, ids, last), rtol=0, atol=FP32)
+    torch.testing.assert_close(second.logits, masked(name, ids, last, plan), rtol=0, atol=FP32)
 
 
 def grown_mask(inputs: Any, ids: Tensor) -> Tensor:
@@ -158,13 +169,26 @@ def test_decoding_without_a_cache(name: str) -> None:
 
 
 @every_family
-def test_a_static_cache(name: str) -> None:
+def test_without_a_cache_the_newest_token_chooses(name: str) -> None:
+    skip_known(name, NO_CACHELESS)
+    model, inputs = model_of(name), inputs_of(name)
+    with torch.no_grad(), pruned(model, by_text(name)) as applied:
+        steps = generate(model, inputs, use_cache=False)
+        last = last_of(applied)
+    expected_BTV = masked(name, steps.ids, last, by_text)
+    # earlier steps chose by their own newest token
+    torch.testing.assert_close(steps.logits[:, -1], expected_BTV[:, -1], rtol=0, atol=FP32)
+
+
+@every_family
+@by_plan
+def test_a_static_cache(name: str, plan: Plan) -> None:
     skip_known(name, NO_STATIC_CACHE)
     model, inputs = model_of(name), inputs_of(name)
-    with torch.no_grad(), pruned(model, strategy(name)) as applied:
+    with torch.no_grad(), pruned(model, plan(name)) as applied:
         steps = generate(model, inputs, cache_implementation="static")
         last = last_of(applied)
-    torch.testing.assert_close(steps.logits, masked(name, steps.ids, last), rtol=0, atol=FP32)
+    torch.testing.assert_close(steps.logits, masked(name, steps.ids, last, plan), rtol=0, atol=FP32)
 
 
 @every_family

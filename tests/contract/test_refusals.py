@@ -10,7 +10,7 @@ from transformers import BatchFeature
 
 from tests.contract.models import inputs_of, model_of
 from tests.contract.oracle import generate, with_answer
-from tests.contract.test_decoding import first_row
+from tests.contract.test_decoding import LOOKUPS, first_row
 from tests.contract.test_removal import FP32, strategy_for
 from tests.families import older_transformers, tiny
 from tests.pruning.oracle import strategy_of
@@ -91,7 +91,7 @@ def test_logits_at_chosen_positions_are_refused(name: str) -> None:
         model(**inputs, logits_to_keep=torch.tensor([3, 5]))
 
 
-@by_family
+@pytest.mark.parametrize("name", sorted({*FAMILIES, *LOOKUPS}))
 def test_prompt_lookup_is_refused_where_the_last_prompt_token_chooses(name: str) -> None:
     model = model_of(name)
     again = torch.tensor([[20, 21, 22, 23, 20, 21]])

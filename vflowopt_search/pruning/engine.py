@@ -290,5 +290,7 @@ class Engine(OfOneModel, ABC):
         if forward is not None and forward.prefill is not None:
             segment = forward.state.segments[-1]
             seen_BK = seen_by_last(self.anatomy.backbone.config, layer, segment.valid_BK)
-            text_BK = text_attention(query_BHQD[:, :, -1], key_BHND, scale, seen_BK)
+            # a static cache shows the places that are still empty, too
+            key_BHKD = key_BHND[:, :, : seen_BK.shape[1]]
+            text_BK = text_attention(query_BHQD[:, :, -1], key_BHKD, scale, seen_BK)
             forward.prefill.see_text(text_BK, segment)
