@@ -10,7 +10,7 @@ from optuna.storages import InMemoryStorage
 
 from tests.fake_study import FakeObjective, fake_run, story
 from tests.test_rounds import DEAD, Killed, outcomes
-from vflowopt_search import race, recovery, trials
+from vflowopt_search import recovery, sampling, trials
 from vflowopt_search.errors import DivergenceError, ModelError
 from vflowopt_search.outcome import TrialReport
 from vflowopt_search.strategy import Strategy
@@ -83,7 +83,7 @@ def test_a_strategy_that_kills_its_process_takes_nobody_with_it(
 ) -> None:
     storage = InMemoryStorage()
     with monkeypatch.context() as other_process:
-        other_process.setattr(race, "this_process", lambda: DEAD)
+        other_process.setattr(sampling, "this_process", lambda: DEAD)
         for _ in range(recovery.MAX_DEATHS):
             # what a killed process leaves: its trials run
             other_process.setattr(recovery.Recovering, "__exit__", lambda *_: None)

@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import InMemoryStorage, RDBStorage
+from sqlalchemy.exc import OperationalError
 
 from tests.fake_study import FakeObjective, fake_run, story
 from tests.other_processes import ended_process, running_process
@@ -105,9 +108,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def left_running(storage: InMemoryStorage, owner: str | None) -> optuna.Study:
     """A study of three trials and a fourth that its process left behind."""
     study = fake_run(storage=storage, total=3).study
-    trial = study.ask()
-    if owner is not None:
-        measured_by(owner, trial)
+    if owner is None:
+        storage.create_new_trial(study._study_id)
+    else:
+        measured_by(owner, study.ask())
     return study
 
 
@@ -209,3 +213,20 @@ def test_a_databases_stale_trial_keeps_its_slot(tmp_path: Path) -> None:
 def test_a_database_that_cannot_be_opened_is_refused(url: str) -> None:
     with pytest.raises(StudyError, match=r"database cannot be opened \(.*\); check the URL"):
         open_storage(url)
+
+
+def test_a_database_whose_tables_another_worker_just_made_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, tries = f"sqlite:///{tmp_path}/study.db", []
+    make = sqlalchemy.MetaData.create_all
+
+    def too_late(self: sqlalchemy.MetaData, bind: Any, *args: Any, **kwargs: Any) -> None:
+        tries.append(url)
+        if len(tries) == 1:
+            raise OperationalError("create", {}, Exception("table studies already exists"))
+        make(self, bind, *args, **kwargs)
+
+    monkeypatch.setattr(sqlalchemy.MetaData, "create_all", too_late)
+    assert isinstance(open_storage(url), RDBStorage)
+    assert len(tries) == 2

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vflowopt_search import trials
 from vflowopt_search.errors import DivergenceError, VFlowOptError
-from vflowopt_search.processes import this_process
 from vflowopt_search.sampling import SlotSampler, sample_order
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import best_full
@@ -125,7 +124,6 @@ class Race:
     def enter(self, trial: Trial) -> Runner:
         """Draw the strategy of the trial that was asked last."""
         slot = self.sampler.slot
-        trial.set_user_attr(trials.OWNER, this_process())
         trial.set_user_attr(trials.SLOT, slot)
         textbook = list(self.space.textbook())
         if slot < len(textbook):

@@ -14,10 +14,16 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from vflowopt_search import trials
-from vflowopt_search.heartbeat import Heartbeat, fail_dead_trials
+from vflowopt_search.heartbeat import Heartbeat
 from vflowopt_search.outcome import TrialReport, report_of
 from vflowopt_search.race import Race, Runner
-from vflowopt_search.recovery import num_running_elsewhere, recover, recover_silent
+from vflowopt_search.recovery import (
+    close_needless,
+    num_running_elsewhere,
+    recover,
+    recover_others,
+    why_needless,
+)
 
 OnTrial = Callable[[TrialReport], None]
 
@@ -61,13 +67,16 @@ class Rounds:
                 recover(self.study, self.storage)
 
     def _round(self, size: int) -> None:
-        fail_dead_trials(self.study)
-        recover_silent(self.study, self.storage)
+        recover_others(self.study, self.storage)
         runners: list[Runner] = []
         with Heartbeat(self.storage) as heartbeat:
             while len(runners) < size and self._num_begun() + len(runners) < self.total:
                 trial = _ask(self.study)
                 heartbeat.add(trial._trial_id)
+                reason = why_needless(self.study, self.storage, trial, self.total)
+                if reason:
+                    close_needless(self.study, trial, reason)
+                    break
                 runners.append(self.race.enter(trial))
             for group in _groups(runners):
                 with _Blame(self.study, group):

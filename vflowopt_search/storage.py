@@ -14,7 +14,6 @@ from optuna.storages import (
     BaseStorage,
     JournalStorage,
     RDBStorage,
-    RetryHeartbeatStaleTrialCallback,
 )
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
@@ -81,21 +80,25 @@ def read_journal(path: str | Path) -> JournalStorage:
 
 def _database(url: str) -> RDBStorage:
     try:
-        with warnings.catch_warnings():
-            # Heartbeats are the only way to notice a worker on another host that died.
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
-                url,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
-            )
+        try:
+            return _opened(url)
+        except SQLAlchemyError as error:
+            if "already exists" not in str(error):
+                raise
+            return _opened(url)  # another worker made the tables at the same moment
     except (SQLAlchemyError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise StudyError(
             f"the {url.split('://')[0]} database cannot be opened ({reason}); check the URL, "
             f"that its folder exists, and that its driver is installed"
         ) from error
+
+
+def _opened(url: str) -> RDBStorage:
+    with warnings.catch_warnings():
+        # Heartbeats are the only way to notice a worker on another host that died.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
 
 
 def _cut_torn_line(path: Path) -> None:
