@@ -224,7 +224,7 @@ def search(
         cache_gb: bound on that (see `build_objective`).
         held_out: other samples, on which the best strategy is measured at the end; its file then
             states both divergences.
-        sampler: `tpe`, `gp` or `random`.
+        sampler: `tpe`, `gp`, `tpe-multivariate` or `random` (see `StudySettings`).
         racing: stop hopeless trials early.
         strict: stop at a sample that the processor does not take, instead of leaving it out.
         name: of the study and of the strategy.
