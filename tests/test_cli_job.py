@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 from PIL import Image
 
 from tests.command import run
+from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.job import DataOptions, Job, parse_columns, resolve_output, resolve_recipe
 from vflowopt_search.cli.job import DataOptions as Data
 from vflowopt_search.cli.loading import ModelSource
+from vflowopt_search.cli.options import Sampler
 from vflowopt_search.cli.preparation import chosen_samples
 from vflowopt_search.errors import CalibrationError, SearchSpaceError
 from vflowopt_search.recipe import StudyRecipe
+from vflowopt_search.sampling import SamplerName
 
 NOTHING: dict[str, Any] = {"model": None, "trials": None}
 
@@ -120,3 +123,17 @@ def test_being_strict_says_nothing_of_the_data() -> None:
     assert DataOptions(strict=True).typed == []
     DataOptions(strict=True).refuse_for_shipped("the calibration samples", "--calibration")
     assert DataOptions(strict=True, prompt="what ?").typed == ["--prompt"]
+
+
+def test_the_sampler_reaches_the_study_and_the_kept_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("vflowopt_search.cli.run.run", lambda job, as_json: jobs.append(job))
+    for typed in ([], ["--sampler", "gp"], ["--sampler", "tpe-multivariate"]):
+        run("search", "--output", tmp_path, *typed)
+    assert [job.sampler for job in jobs] == ["tpe", "gp", "tpe-multivariate"]
+    assert ["--sampler" in command_of(job) for job in jobs] == [False, True, True]
+    assert "--sampler tpe-multivariate" in command_of(jobs[2])
+    assert {name.value for name in Sampler} == set(get_args(SamplerName))
+    assert run("search", "--sampler", "best").exit_code == 2

@@ -1,4 +1,4 @@
-"""`search --trials-per-batch` on a tiny random model."""
+"""`search --trials-per-batch` and `--sampler` on a tiny random model."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def test_several_strategies_to_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
     assert refused.exit_code == 1
     assert "trials_per_batch '3' but is resumed with '2'" in refused.stderr
     assert run(*world.search(tmp_path / "out", *asked, "0")).exit_code == 2
+
+
+def test_another_sampler_is_told_and_is_another_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "world"
+    folder.mkdir()
+    world = make_world(folder)
+    asked = ["--trials", "2", "--no-held-out", "--json", "--sampler"]
+    told = json.loads(run(*world.search(tmp_path / "out", *asked, "random")).stdout)
+    assert told["settings"] == {"sampler": "random", "racing": True, "trials_per_batch": 1}
+    refused = run(*world.search(tmp_path / "out", *asked, "gp"))
+    assert refused.exit_code == 1
+    assert "was made with sampler 'random' but is resumed with 'gp'" in refused.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -103,3 +104,27 @@ def test_every_constraint_is_one_exact_version(file: str) -> None:
     for pin in pins:
         assert pin.count("==") == 1, pin
         assert not set(pin) & set("+/@ "), pin
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_leave_their_cores_to_others(given: dict[str, str], count: str | None) -> None:
+    unset = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    script = (
+        "import sys; sys.argv = ['vflowopt-search', '--version']\n"
+        "from vflowopt_search.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    import os; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**{key: os.environ[key] for key in os.environ.keys() - unset}, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines()[-1] == f"{count} False"

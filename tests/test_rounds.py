@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 
 from tests.fake_study import FakeObjective, fake_run, story
 from tests.test_storage import ROOT, only_study, wait_for
-from vflowopt_search import race, recovery, trials
+from vflowopt_search import recovery, sampling, trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.outcome import TrialReport
 from vflowopt_search.processes import this_process
@@ -163,7 +163,7 @@ def killed_and_resumed(writes: Sequence[int], patch: pytest.MonkeyPatch) -> optu
     """The study of a process that dies after so many writes, and of those that go on with it."""
     storage = Dying(0)
     with patch.context() as other_process:
-        other_process.setattr(race, "this_process", lambda: DEAD)
+        other_process.setattr(sampling, "this_process", lambda: DEAD)
         other_process.setattr(recovery, "this_process", lambda: DEAD)
         for left in writes:
             storage.left = left

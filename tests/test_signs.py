@@ -23,7 +23,7 @@ from tests.fake_study import fake_run, story
 from vflowopt_search import signs, trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.processes import this_process
-from vflowopt_search.recovery import num_running_elsewhere, recover, recover_silent
+from vflowopt_search.recovery import num_running_elsewhere, recover, recover_others
 from vflowopt_search.signs import SILENCE_SECONDS, SignsOfLife, gives_signs, is_silent
 from vflowopt_search.storage import open_storage, read_journal
 
@@ -108,7 +108,7 @@ def test_nothing_is_taken_from_a_worker_that_lives_elsewhere(tmp_path: Path) -> 
     with worker_elsewhere(journal, delay=60, done=0):
         study, storage = study_of(journal), read_journal(journal)
         recover(study, storage)
-        recover_silent(study, storage)
+        recover_others(study, storage)
         assert "abandoned" not in outcomes(journal)
         assert num_running_elsewhere(study, storage) == 1
 

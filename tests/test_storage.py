@@ -2,59 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import InMemoryStorage, RDBStorage
+from sqlalchemy.exc import OperationalError
 
 from tests.fake_study import FakeObjective, fake_run, story
+from tests.other_processes import ended_process, running_process
 from vflowopt_search import trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.processes import is_alive, is_gone, this_process
 from vflowopt_search.recovery import MAX_DEATHS, num_running_elsewhere, recover
-from vflowopt_search.storage import (
-    SignedFileLock,
-    _remove_if_left_behind,
-    open_storage,
-    read_journal,
-)
+from vflowopt_search.storage import open_storage, read_journal
 
 ROOT = Path(__file__).parents[1]
 
 
-def sleeper() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-
-
-def name_of(child: subprocess.Popen[bytes]) -> str:
-    start = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
-    host, _, own = this_process().rsplit(":", 2)
-    return f"{host}:{child.pid}:{own.split('/')[0]}/{start}"
-
-
 @pytest.fixture
 def alive() -> Iterator[str]:
-    """The name of another process that runs."""
-    child = sleeper()
-    yield name_of(child)
-    child.communicate()
+    with running_process() as name:
+        yield name
 
 
 @pytest.fixture
 def dead() -> str:
-    """The name of a process that has ended."""
-    child = sleeper()
-    name = name_of(child)
-    assert is_alive(name) and not is_gone(name)
-    child.communicate()
-    return name
+    return ended_process()
 
 
 def start_study(journal: Path, total: int, delay: float) -> subprocess.Popen[bytes]:
@@ -124,67 +105,13 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         open_storage(tmp_path / "file" / "study.journal")
 
 
-def test_a_dead_owners_lock_does_not_hold_up(tmp_path: Path, dead: str) -> None:
-    journal = tmp_path / "study.journal"
-    (tmp_path / "study.journal.lock").write_text(dead)
-    before = time.monotonic()
-    assert fake_run(storage=journal, total=1).finished
-    assert time.monotonic() - before < 5
-    assert [file.name for file in tmp_path.iterdir()] == ["study.journal"]
-
-
-def test_an_old_unsigned_lock_does_not_hold_up(tmp_path: Path) -> None:
-    lock = tmp_path / "study.journal.lock"
-    lock.touch()
-    os.utime(lock, (time.time() - 60, time.time() - 60))
-    before = time.monotonic()
-    assert fake_run(storage=tmp_path / "study.journal", total=1).finished
-    assert time.monotonic() - before < 5
-
-
-def test_the_lock_of_a_host_of_the_same_name_is_left_until_it_is_old(tmp_path: Path) -> None:
-    host, pid, start = this_process().rsplit(":", 2)
-    lock = tmp_path / "study.journal.lock"
-    lock.write_text(f"{host}:{pid}:another-boot/{start.split('/')[1]}")
-    _remove_if_left_behind(lock)
-    assert lock.exists()
-    os.utime(lock, (time.time() - 60, time.time() - 60))  # then it is this host before its start
-    _remove_if_left_behind(lock)
-    assert not lock.exists()
-
-
-def test_a_living_owners_lock_is_respected(tmp_path: Path) -> None:
-    lock = SignedFileLock(str(tmp_path / "journal"))
-    lock.acquire()
-    assert (tmp_path / "journal.lock").read_text() == this_process()
-    waiting = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys\n"
-            "from vflowopt_search.storage import SignedFileLock\n"
-            "print('ready', flush=True)\n"
-            "SignedFileLock(sys.argv[1]).acquire()",
-            str(tmp_path / "journal"),
-        ],
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    )
-    assert waiting.stdout is not None and waiting.stdout.readline() == b"ready\n"
-    time.sleep(0.3)
-    assert waiting.poll() is None
-    lock.release()
-    waiting.communicate(timeout=20)
-    assert waiting.returncode == 0
-    assert is_gone((tmp_path / "journal.lock").read_text())
-
-
 def left_running(storage: InMemoryStorage, owner: str | None) -> optuna.Study:
     """A study of three trials and a fourth that its process left behind."""
     study = fake_run(storage=storage, total=3).study
-    trial = study.ask()
-    if owner is not None:
-        measured_by(owner, trial)
+    if owner is None:
+        storage.create_new_trial(study._study_id)
+    else:
+        measured_by(owner, study.ask())
     return study
 
 
@@ -286,3 +213,20 @@ def test_a_databases_stale_trial_keeps_its_slot(tmp_path: Path) -> None:
 def test_a_database_that_cannot_be_opened_is_refused(url: str) -> None:
     with pytest.raises(StudyError, match=r"database cannot be opened \(.*\); check the URL"):
         open_storage(url)
+
+
+def test_a_database_whose_tables_another_worker_just_made_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, tries = f"sqlite:///{tmp_path}/study.db", []
+    make = sqlalchemy.MetaData.create_all
+
+    def too_late(self: sqlalchemy.MetaData, bind: Any, *args: Any, **kwargs: Any) -> None:
+        tries.append(url)
+        if len(tries) == 1:
+            raise OperationalError("create", {}, Exception("table studies already exists"))
+        make(self, bind, *args, **kwargs)
+
+    monkeypatch.setattr(sqlalchemy.MetaData, "create_all", too_late)
+    assert isinstance(open_storage(url), RDBStorage)
+    assert len(tries) == 2

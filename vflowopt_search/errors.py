@@ -5,7 +5,8 @@ VFlowOptError
 ├── BudgetError         no keep ratios meet the asked budget with these stages
 ├── SearchSpaceError    a search-space or study-recipe file is wrong
 ├── ModelError          a model cannot be loaded, or is not one that can be pruned
-│   └── UnsupportedError    the model is known, but not what is asked of it
+│   ├── UnsupportedError    the model is known, but not what is asked of it
+│   └── OutOfMemoryError    a single sample does not fit in memory
 ├── CalibrationError    the calibration set cannot be read or is unusable
 │   └── NothingLeftError    no usable row is left behind those that were passed over
 ├── CacheError          what was stored for a model cannot be written or read
@@ -40,6 +41,10 @@ class ModelError(VFlowOptError):
 
 class UnsupportedError(ModelError):
     """The model is known, but not what is asked of it."""
+
+
+class OutOfMemoryError(ModelError):
+    """A single sample does not fit in memory."""
 
 
 class CalibrationError(VFlowOptError):

@@ -5,15 +5,20 @@ Optuna gives them under `study.optimize` only, to one trial at a time; rounds ar
 
 from __future__ import annotations
 
-import warnings
 from contextlib import suppress
+from datetime import datetime, timedelta
 from threading import Event, Thread
 from types import TracebackType
 
-from optuna import Study
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb.models import TrialHeartbeatModel
+from optuna.trial import FrozenTrial
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from vflowopt_search.signs import UNSIGNED
 
 
 class Heartbeat:
@@ -62,8 +67,42 @@ class Heartbeat:
         self._storage.record_heartbeat(trial_id)
 
 
-def fail_dead_trials(study: Study) -> None:
-    """Close the trials of a database that gave no sign of life for too long."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        fail_stale_trials(study)
+def beats(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    """Whether a running trial of a database gave a sign of life lately, or has hardly begun."""
+    age = _age(storage, trial)
+    if age is None:
+        return _wants_signs(storage) and abs(_since_start(trial)) <= _grace(storage)
+    return age <= _grace(storage)
+
+
+def is_stale(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    """Whether a running trial of a database is dead by its silence."""
+    age = _age(storage, trial)
+    if age is None:  # its worker died before the first sign
+        return _wants_signs(storage) and _since_start(trial) > UNSIGNED
+    return age > _grace(storage)
+
+
+def _age(storage: BaseStorage, trial: FrozenTrial) -> timedelta | None:
+    """Since the last sign of life of a trial, by the database's clock; None where it gave none."""
+    if not isinstance(storage, RDBStorage):
+        return None
+    sign = select(TrialHeartbeatModel.heartbeat).filter_by(trial_id=trial._trial_id)
+    with Session(storage.engine) as session:
+        last, now = session.scalar(sign), session.scalar(select(func.now()))
+    # some databases tell the zone of one of them only
+    return None if last is None or now is None else now.replace(tzinfo=None) - last
+
+
+def _wants_signs(storage: BaseStorage) -> bool:
+    return isinstance(storage, RDBStorage) and storage.get_heartbeat_interval() is not None
+
+
+def _grace(storage: BaseStorage) -> timedelta:
+    assert isinstance(storage, RDBStorage)  # others have no signs
+    return timedelta(seconds=storage.grace_period or 2 * (storage.heartbeat_interval or 0))
+
+
+def _since_start(trial: FrozenTrial) -> timedelta:
+    assert trial.datetime_start is not None  # it runs
+    return datetime.now() - trial.datetime_start

@@ -22,7 +22,7 @@ from vflowopt_search.calibration.refusals import taken_by
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine, attached_together
 from vflowopt_search.divergence import ANSWER_METRICS, divergence
-from vflowopt_search.errors import CalibrationError, ModelError
+from vflowopt_search.errors import CalibrationError, OutOfMemoryError
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.single import PruningEngine
@@ -117,7 +117,7 @@ class Objective:
 
         Raises:
             DivergenceError: a sample's divergence under one of the strategies is not finite.
-            ModelError: a single sample does not fit in memory.
+            OutOfMemoryError: a single sample does not fit in memory.
         """
         rows = self._by_length(len(strategies), indices)
         if self.answers is None:
@@ -146,7 +146,7 @@ class Objective:
                 found |= zip(rows, measure(rows).tolist(), strict=True)
             except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
-                    raise ModelError(
+                    raise OutOfMemoryError(
                         f"one sample (number {rows[0][1]}) does not fit in memory; use a smaller "
                         "dtype, smaller images or another device"
                     ) from error

@@ -16,12 +16,13 @@ from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from vflowopt_search import trials
-from vflowopt_search.errors import DivergenceError, VFlowOptError
-from vflowopt_search.processes import this_process
+from vflowopt_search.errors import DivergenceError, OutOfMemoryError, VFlowOptError
 from vflowopt_search.sampling import SlotSampler, sample_order
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import best_full
 
+OUT_OF_MEMORY = (OutOfMemoryError, MemoryError)
+"""Errors of a trial for which there was no room, on the device or on the host."""
 _SLOW_SAMPLES = 13
 """Up to so many samples, scipy's signed-rank test enumerates permutations when there are ties."""
 
@@ -42,6 +43,7 @@ class MeasuresStrategies(Protocol):
 
         Raises:
             DivergenceError: one of them is not finite.
+            OutOfMemoryError: one of them does not fit in memory.
         """
 
     def measure_many(
@@ -51,6 +53,7 @@ class MeasuresStrategies(Protocol):
 
         Raises:
             DivergenceError: one of them is not finite.
+            OutOfMemoryError: one of them does not fit in memory.
         """
 
 
@@ -82,7 +85,7 @@ class Runner:
     strategy: Strategy
     seen: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
-    failure: VFlowOptError | None = None
+    failure: VFlowOptError | MemoryError | None = None
 
     @property
     def value(self) -> float:
@@ -125,7 +128,6 @@ class Race:
     def enter(self, trial: Trial) -> Runner:
         """Draw the strategy of the trial that was asked last."""
         slot = self.sampler.slot
-        trial.set_user_attr(trials.OWNER, this_process())
         trial.set_user_attr(trials.SLOT, slot)
         textbook = list(self.space.textbook())
         if slot < len(textbook):
@@ -138,8 +140,8 @@ class Race:
         """Measure runners of one round together, each until it is hopeless or done.
 
         Raises:
-            VFlowOptError: one of them cannot be measured for another reason than its divergence,
-                and `failure` says which.
+            VFlowOptError: one of them cannot be measured for another reason than its divergence
+                or its memory, and `failure` says which.
         """
         for runner in runners:
             runner.trial.set_user_attr(trials.BEGUN, True)
@@ -159,11 +161,13 @@ class Race:
         start = time.perf_counter()
         try:
             found = self.objective.measure_many([each.strategy for each in runners], samples)
-        except VFlowOptError as error:
+        except (VFlowOptError, MemoryError) as error:
             if len(runners) == 1:
                 runners[0].failure = error
-                if not isinstance(error, DivergenceError):
+                if not isinstance(error, (DivergenceError, *OUT_OF_MEMORY)):
                     raise
+                # their frames hold the tensors of the batch, for which there may be no room
+                error.__traceback__ = error.__cause__ = error.__context__ = None
                 return []
             found = None
         if found is None:  # one by one it shows whose error it was

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
-from optuna import Study
+from optuna import Study, Trial
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from vflowopt_search.heartbeat import beats, is_stale
 from vflowopt_search.processes import is_alive, is_gone, is_of_another_boot, this_process
 from vflowopt_search.signs import forget, gives_signs, is_silent
 from vflowopt_search.trials import (
@@ -23,6 +26,7 @@ from vflowopt_search.trials import (
     SLOT,
     STRATEGY,
     TEXTBOOK,
+    counts,
     outcome_of,
     slot_of,
 )
@@ -36,7 +40,8 @@ MAX_DEATHS = 3
 def recover(study: Study, storage: BaseStorage) -> None:
     """Close the running trials of dead processes and of this one, and enqueue them again.
 
-    Call it when no trial of this process runs. It may be killed anywhere and called again.
+    Call it when no trial of this process runs. It may be killed anywhere and called again, and
+    several processes may call it at once: what is enqueued twice runs once (see `why_needless`).
     """
     dead = set()
     for trial in _running(study):
@@ -51,7 +56,8 @@ def recover(study: Study, storage: BaseStorage) -> None:
         # Optuna's heartbeat enqueues a trial again by itself, and says so here.
         retried.update(trial.system_attrs.get("retry_history", ()))
     for trial in trials:
-        if outcome_of(trial) == "abandoned" and trial.number not in retried:
+        left = outcome_of(trial) == "abandoned" and trial.number not in retried
+        if left and not _is_repeated(trial, trials):
             _enqueue_again(study, trial)
 
 
@@ -71,29 +77,88 @@ class Recovering(AbstractContextManager[None]):
             recover(self._study, self._storage)
 
 
-def recover_silent(study: Study, storage: BaseStorage) -> None:
-    """The same when a trial's worker fell silent while this process ran trials; else nothing."""
+def recover_others(study: Study, storage: BaseStorage) -> None:
+    """The same when another trial's worker ended or fell silent meanwhile; else nothing."""
     for trial in _running(study):
         owner = trial.user_attrs.get(OWNER, "")
-        if owner and not is_alive(owner) and is_silent(storage, owner, trial.datetime_start):
+        if owner and not is_alive(owner) and _has_ended(storage, trial):
             recover(study, storage)
             return
 
 
 def num_running_elsewhere(study: Study, storage: BaseStorage) -> int:
     """How many trials other living processes, of this host or of others, have in hand."""
-    owners = [trial.user_attrs.get(OWNER, "") for trial in _running(study)]
-    return sum(owner != this_process() and _lives(storage, owner) for owner in owners)
+    others = [t for t in _running(study) if t.user_attrs.get(OWNER) not in (None, this_process())]
+    return sum(_lives(storage, trial) for trial in others)
 
 
-def _lives(storage: BaseStorage, owner: str) -> bool:
-    return is_alive(owner) or (not _is_dead(storage, owner) and gives_signs(storage, owner))
+def why_needless(study: Study, storage: BaseStorage, trial: Trial, total: int) -> str:
+    """Why a trial that this process has just asked for is not to be measured; empty: it is.
+
+    Workers look and ask at the same moment, and then there are more trials than were wanted. They
+    agree by the trials' numbers: what an earlier one does is not done again.
+
+    Args:
+        study: of several workers.
+        storage: the study's.
+        trial: was just asked for.
+        total: trials that the study has in the end.
+    """
+    everything = study.get_trials(deepcopy=False)
+    if _is_repeated(everything[trial.number], everything):
+        return "an earlier trial tries the same parameters again"
+    earlier = [_signed(study, one) for one in everything[: trial.number]]
+    begun = sum(counts(one) or (_runs(one) and _lives(storage, one)) for one in earlier)
+    return "" if begun < total else "other workers began the last trials"
 
 
-def _is_dead(storage: BaseStorage, owner: str) -> bool:
-    """Whether a process has certainly ended, by its number."""
+def close_needless(study: Study, trial: Trial, reason: str) -> None:
+    """End a trial that is not to be measured; it does not count."""
+    trial.set_user_attr(ABANDONED, reason)
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def _is_repeated(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether an earlier trial replaces the same one: two processes recovered it at once."""
+    replaced = trial.user_attrs.get(RETRY_OF)
+    earlier = (one.user_attrs.get(RETRY_OF) for one in trials[: trial.number])
+    return replaced is not None and replaced in earlier
+
+
+def _lives(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    owner = trial.user_attrs.get(OWNER, "")
+    return is_alive(owner) or (not _is_dead(storage, trial) and _gives_signs(storage, trial))
+
+
+def _has_ended(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    """Whether the owner of a running trial is dead, by its number or by its silence."""
+    owner = trial.user_attrs.get(OWNER, "")
+    silent = is_silent(storage, owner, trial.datetime_start) or is_stale(storage, trial)
+    return silent or _is_dead(storage, trial)
+
+
+def _gives_signs(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    return gives_signs(storage, trial.user_attrs.get(OWNER, "")) or beats(storage, trial)
+
+
+def _is_dead(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    """Whether the process of a running trial has certainly ended, by its number."""
+    owner = trial.user_attrs.get(OWNER, "")
     # another host of the same name looks like this one before its last start
-    return is_gone(owner) and not (is_of_another_boot(owner) and gives_signs(storage, owner))
+    return is_gone(owner) and not (is_of_another_boot(owner) and _gives_signs(storage, trial))
+
+
+def _runs(trial: FrozenTrial) -> bool:
+    return trial.state is TrialState.RUNNING
+
+
+def _signed(study: Study, trial: FrozenTrial) -> FrozenTrial:
+    """A trial as it is once its worker has named itself, if it runs; one without has none."""
+    deadline = time.monotonic() + SIGNING_SECONDS
+    while _runs(trial) and OWNER not in trial.user_attrs and time.monotonic() < deadline:
+        time.sleep(0.05)
+        trial = study.get_trials(deepcopy=False)[trial.number]
+    return trial
 
 
 def _running(study: Study) -> list[FrozenTrial]:
@@ -101,20 +166,21 @@ def _running(study: Study) -> list[FrozenTrial]:
 
 
 def _is_left_behind(study: Study, storage: BaseStorage, trial: FrozenTrial) -> bool:
-    deadline = time.monotonic() + SIGNING_SECONDS
-    while not (owner := trial.user_attrs.get(OWNER)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-        trial = study.get_trials(deepcopy=False)[trial.number]
-    if trial.state is not TrialState.RUNNING:
+    trial = _signed(study, trial)
+    if not _runs(trial):
         return False
+    owner = trial.user_attrs.get(OWNER)
     if owner is None or owner == this_process():
         return True
-    if is_alive(owner):
-        return False
-    return _is_dead(storage, owner) or is_silent(storage, owner, trial.datetime_start)
+    return not is_alive(owner) and _has_ended(storage, trial)
 
 
 def _close(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:
+    with suppress(UpdateFinishedTrialError):  # another worker found it too, and was quicker
+        _write_closing(study, storage, trial)
+
+
+def _write_closing(study: Study, storage: BaseStorage, trial: FrozenTrial) -> None:
     died = trial.user_attrs.get(OWNER) != this_process()
     deaths = trial.user_attrs.get(DEATHS, 0) + (died and BEGUN in trial.user_attrs)
     storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)

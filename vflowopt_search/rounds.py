@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from optuna import Study, Trial
@@ -14,15 +14,24 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from vflowopt_search import trials
-from vflowopt_search.heartbeat import Heartbeat, fail_dead_trials
+from vflowopt_search.errors import StudyError
+from vflowopt_search.heartbeat import Heartbeat
 from vflowopt_search.outcome import TrialReport, report_of
-from vflowopt_search.race import Race, Runner
-from vflowopt_search.recovery import num_running_elsewhere, recover, recover_silent
+from vflowopt_search.race import OUT_OF_MEMORY, Race, Runner
+from vflowopt_search.recovery import (
+    close_needless,
+    num_running_elsewhere,
+    recover,
+    recover_others,
+    why_needless,
+)
 
 OnTrial = Callable[[TrialReport], None]
+MAX_OUT_OF_MEMORY = 5
+"""After so many trials in a row that did not fit in memory, none is expected to."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rounds:
     """The trials that a study still lacks.
 
@@ -36,6 +45,9 @@ class Rounds:
         race: draws and measures them.
         total: trials that the study has in the end, over all runs and workers.
         on_trial: called after each trial that counts.
+
+    Attributes:
+        out_of_memory: how many of the last trials in a row did not fit in memory.
     """
 
     study: Study
@@ -43,6 +55,7 @@ class Rounds:
     race: Race
     total: int
     on_trial: OnTrial | None
+    out_of_memory: int = field(default=0, init=False)
 
     def run(self) -> None:
         """Run rounds until all trials have begun.
@@ -50,6 +63,7 @@ class Rounds:
         A round of which another process took a trial ends there, and the next one begins.
 
         Raises:
+            StudyError: trial after trial does not fit in memory.
             KeyboardInterrupt: Ctrl-C was pressed; the round's trials are left running.
         """
         while (begun := self._num_begun()) < self.total:
@@ -61,18 +75,33 @@ class Rounds:
                 recover(self.study, self.storage)
 
     def _round(self, size: int) -> None:
-        fail_dead_trials(self.study)
-        recover_silent(self.study, self.storage)
+        recover_others(self.study, self.storage)
         runners: list[Runner] = []
         with Heartbeat(self.storage) as heartbeat:
             while len(runners) < size and self._num_begun() + len(runners) < self.total:
                 trial = _ask(self.study)
                 heartbeat.add(trial._trial_id)
+                reason = why_needless(self.study, self.storage, trial, self.total)
+                if reason:
+                    close_needless(self.study, trial, reason)
+                    break
                 runners.append(self.race.enter(trial))
             for group in _groups(runners):
                 with _Blame(self.study, group):
                     self.race.run(self.study, group)
                 self._tell(group)
+                self._refuse_if_nothing_fits(group)
+
+    def _refuse_if_nothing_fits(self, group: Sequence[Runner]) -> None:
+        for runner in group:
+            fits = not isinstance(runner.failure, OUT_OF_MEMORY)
+            self.out_of_memory = 0 if fits else self.out_of_memory + 1
+        if self.out_of_memory >= MAX_OUT_OF_MEMORY:
+            last = group[-1].failure
+            raise StudyError(
+                f"{self.out_of_memory} trials in a row did not fit in memory (the last: {last}); "
+                f"free memory or change what is measured, then go on with the same command"
+            ) from last
 
     def _num_begun(self) -> int:
         """Trials that count or are in the hands of other processes."""

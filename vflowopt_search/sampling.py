@@ -13,7 +13,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from vflowopt_search.trials import slot_of
+from vflowopt_search.processes import this_process
+from vflowopt_search.trials import OWNER, slot_of
 
 SamplerName = Literal["tpe", "tpe-multivariate", "gp", "random"]
 
@@ -40,7 +41,9 @@ class SlotSampler(BaseSampler):
         self.slot = 0
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Make the sampler of this trial."""
+        """Say whose this trial is, and make its sampler."""
+        # first of all, for a trial that nobody signs is taken for a dead worker's
+        study._storage.set_trial_user_attr(trial._trial_id, OWNER, this_process())
         self.slot = slot_of(study, trial)
         self._given = self._textbook[self.slot] if self.slot < len(self._textbook) else {}
         self._inner = self._fresh(self.slot)

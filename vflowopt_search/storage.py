@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -16,33 +14,16 @@ from optuna.storages import (
     BaseStorage,
     JournalStorage,
     RDBStorage,
-    RetryHeartbeatStaleTrialCallback,
 )
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from vflowopt_search.errors import StudyError
-from vflowopt_search.processes import is_gone, is_of_another_boot, this_process
+from vflowopt_search.journal_lock import SignedFileLock
 
 HEARTBEAT_SECONDS = 60
 GRACE_SECONDS = 180
 """A trial of a database without a heartbeat for this long is taken from its worker."""
-UNSIGNED_LOCK_SECONDS = 5
-"""A lock is held for one append; one that is older was left behind if its owner cannot be told."""
-
-
-class SignedFileLock(JournalFileOpenLock):
-    """Optuna's lock file with its owner written in it, so that a dead owner's lock is removed.
-
-    Optuna's own lock waits half a minute for an owner that a `kill -9` has ended.
-    """
-
-    def acquire(self) -> bool:
-        """Take the lock, waiting for a living owner."""
-        _remove_if_left_behind(Path(self._lock_file))
-        acquired = super().acquire()
-        Path(self._lock_file).write_text(this_process(), encoding="utf-8")
-        return acquired
 
 
 @contextmanager
@@ -99,21 +80,25 @@ def read_journal(path: str | Path) -> JournalStorage:
 
 def _database(url: str) -> RDBStorage:
     try:
-        with warnings.catch_warnings():
-            # Heartbeats are the only way to notice a worker on another host that died.
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
-                url,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
-            )
+        try:
+            return _opened(url)
+        except SQLAlchemyError as error:
+            if "already exists" not in str(error):
+                raise
+            return _opened(url)  # another worker made the tables at the same moment
     except (SQLAlchemyError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise StudyError(
             f"the {url.split('://')[0]} database cannot be opened ({reason}); check the URL, "
             f"that its folder exists, and that its driver is installed"
         ) from error
+
+
+def _opened(url: str) -> RDBStorage:
+    with warnings.catch_warnings():
+        # Heartbeats are the only way to notice a worker on another host that died.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -141,17 +126,3 @@ def _whole_bytes(path: Path) -> int:
                 return start + newline + 1
             end = start
     return 0
-
-
-def _remove_if_left_behind(lock: Path) -> None:
-    try:
-        owner, age = lock.read_text(encoding="utf-8"), time.time() - lock.stat().st_mtime
-        # another host of the same name looks like this one before its last start
-        unknown = not owner or is_of_another_boot(owner)
-        if age > UNSIGNED_LOCK_SECONDS if unknown else is_gone(owner):
-            # Renamed first: of two processes that come here at once, one fails and does nothing.
-            aside = lock.with_name(f"{lock.name}.{uuid4()}")
-            lock.rename(aside)
-            aside.unlink()
-    except FileNotFoundError:
-        return

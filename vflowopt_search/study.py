@@ -86,8 +86,9 @@ def run_study(
 ) -> StudyOutcome:
     """Run a study to its asked number of trials, from wherever an earlier run left it.
 
-    A trial whose divergence is not finite fails and the study goes on; Ctrl-C ends the run and
-    keeps what was found; any other error marks its trial as failed and is raised.
+    A trial whose divergence is not finite, or that does not fit in memory, fails and the study
+    goes on; Ctrl-C ends the run and keeps what was found; any other error marks its trial as
+    failed and is raised.
 
     Args:
         objective: measures strategies.
@@ -98,7 +99,8 @@ def run_study(
         on_trial: called after each trial that counts.
 
     Raises:
-        StudyError: the storage cannot be opened, or its study was made in another context.
+        StudyError: the storage cannot be opened, its study was made in another context, or trial
+            after trial does not fit in memory.
     """
     sampler = SlotSampler(settings.sampler, settings.seed, list(space.textbook().values()))
     with quiet_optuna():
@@ -222,7 +224,7 @@ def search(
         cache_gb: bound on that (see `build_objective`).
         held_out: other samples, on which the best strategy is measured at the end; its file then
             states both divergences.
-        sampler: `tpe`, `gp` or `random`.
+        sampler: `tpe`, `gp`, `tpe-multivariate` or `random` (see `StudySettings`).
         racing: stop hopeless trials early.
         strict: stop at a sample that the processor does not take, instead of leaving it out.
         name: of the study and of the strategy.

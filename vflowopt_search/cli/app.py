@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -86,4 +87,15 @@ for command in (
 
 def main() -> None:
     """Run the command line; ends the process."""
+    let_idle_threads_sleep()
     app()
+
+
+def let_idle_threads_sleep() -> None:
+    """Let OpenMP's idle threads give up their core, unless the user says how they wait.
+
+    On cores that other processes want too, spinning threads make everything several times slower.
+    Read by libgomp when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 
 from vflowopt_search.cli.job import Job
+from vflowopt_search.database_url import without_password
 
 
 def command_of(job: Job) -> str:
-    """The command line of a job; defaults are said too, for they may change."""
+    """The command line of a job, without passwords; defaults are said too, for they may change."""
     recipe, data, source = job.recipe, job.data, job.source
     columns = ",".join(f"{ours}={theirs}" for ours, theirs in data.columns.items())
     said = {
@@ -25,12 +26,13 @@ def command_of(job: Job) -> str:
         "--trials": recipe.trials,
         "--seed": recipe.seed,
         "--metric": recipe.metric,
+        "--sampler": None if job.sampler == "tpe" else job.sampler,
         "--batch-size": job.batch_size,
         "--trials-per-batch": None if job.trials_per_batch == 1 else job.trials_per_batch,
         "--device": None if source.device == "auto" else source.device,
         "--dtype": None if source.dtype == "auto" else source.dtype,
         "--random-init": source.random_init,
-        "--storage": job.storage,
+        "--storage": None if job.storage is None else without_password(job.storage),
         "--output": job.output,
     }
     words = ["vflowopt-search", "search", source.model]

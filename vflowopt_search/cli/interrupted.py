@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import typer
 
+from vflowopt_search.database_url import HIDDEN, shown_words
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -19,6 +21,13 @@ def resumable(kept: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        command = shlex.join(["vflowopt-search", *sys.argv[1:]])
-        typer.echo(f"interrupted; {kept}. Go on with:\n  {command}", err=True)
+        typer.echo(f"interrupted; {kept}. Go on with:\n  {typed_again()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def typed_again() -> str:
+    """The command that was typed, which goes on where it stopped; passwords are not shown."""
+    words = shown_words(sys.argv[1:])
+    command = shlex.join(["vflowopt-search", *words])
+    hidden = words != sys.argv[1:]
+    return f"{command}  (with the database's password in place of {HIDDEN})" if hidden else command

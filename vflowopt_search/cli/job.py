@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from vflowopt_search import run_folder
 from vflowopt_search.cli.loading import SHIPPED, ModelSource
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.recipe import StudyRecipe
+
+if TYPE_CHECKING:
+    from vflowopt_search.sampling import SamplerName
 
 QUICKSTART = "quickstart"
 RUNS = Path("runs")
@@ -80,6 +83,7 @@ class Job:
         storage: Optuna URL; None is a journal in the output folder.
         batch_size: samples measured together, of each strategy; None chooses.
         trials_per_batch: strategies measured together.
+        sampler: who draws the strategies (see `StudySettings`).
         racing: stop hopeless trials early.
         cache: folder of what does not depend on the trial; None is the user's cache folder.
         cache_gb: bound on that folder; None is 20.
@@ -95,6 +99,7 @@ class Job:
     storage: str | None = None
     batch_size: int | None = None
     trials_per_batch: int = 1
+    sampler: SamplerName = "tpe"
     racing: bool = True
     cache: Path | None = None
     cache_gb: float | None = None

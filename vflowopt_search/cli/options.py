@@ -46,6 +46,15 @@ class ScoreName(StrEnum):
     contains = "contains"
 
 
+class Sampler(StrEnum):
+    """Who draws the parameters of the trials."""
+
+    tpe = "tpe"
+    gp = "gp"
+    tpe_multivariate = "tpe-multivariate"
+    random = "random"
+
+
 class Turns(StrEnum):
     """How much of a conversation is read: its first exchange, or all up to the last question."""
 
@@ -129,6 +138,15 @@ Racing = Annotated[
     bool,
     typer.Option(
         "--racing/--no-racing", help="Stop hopeless trials early.", rich_help_panel=_MEASURING
+    ),
+]
+Sampled = Annotated[
+    Sampler,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        help=f"Who draws strategies: {names_of(Sampler)}. tpe serves everywhere; gp, a Gaussian "
+        "process, for a few dozen slow trials with --no-racing; the others for comparison.",
     ),
 ]
 SelfCheck = Annotated[

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ from vflowopt_search.cli.closing import Closing, export
 from vflowopt_search.cli.comparison import Row
 from vflowopt_search.cli.console import legend, print_json, stdout
 from vflowopt_search.cli.held_out import HeldOut
-from vflowopt_search.cli.interrupted import INTERRUPTED
+from vflowopt_search.cli.interrupted import INTERRUPTED, typed_again
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.output import check_folder, output_folder
 from vflowopt_search.cli.pictures import write_command, write_page
@@ -101,7 +99,8 @@ def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
             recipe.trials,
             recipe.seed,
             job.racing,
-            trials_per_batch=job.trials_per_batch,
+            job.sampler,
+            job.trials_per_batch,
         ),
         storage=storage,
         context={
@@ -130,6 +129,5 @@ def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
 
 def _say_how_to_go_on(best: float | None) -> None:
     found = "" if best is None else f", best so far {best:.5f}"
-    command = shlex.join(["vflowopt-search", *sys.argv[1:]])
     typer.echo(f"interrupted{found}; all finished trials are kept. Go on with:", err=True)
-    typer.echo(f"  {command}", err=True)
+    typer.echo(f"  {typed_again()}", err=True)

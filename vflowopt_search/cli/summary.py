@@ -42,6 +42,7 @@ class Summary:
             with what is missing.
         context_sha256: fingerprint of what the study's results depend on, shortened.
         recipe: what was asked for.
+        settings: how it was searched: sampler, racing and trials to a batch.
         calibration: name, number and fingerprint of the samples.
         environment: device, precision and versions.
         seconds: wall time of this run.
@@ -58,6 +59,7 @@ class Summary:
     complete: bool
     context_sha256: str
     recipe: dict[str, Any]
+    settings: dict[str, Any]
     calibration: dict[str, Any]
     environment: dict[str, Any]
     seconds: float
@@ -87,6 +89,7 @@ class Summary:
             complete=comparison.complete,
             context_sha256=context_sha256(outcome.study),
             recipe=job.recipe.model_dump(mode="json"),
+            settings=_settings(job),
             calibration={
                 "name": samples.name,
                 "samples": len(samples),
@@ -193,6 +196,10 @@ def _trials(job: Job, outcome: StudyOutcome) -> dict[str, int]:
     ended = Counter(outcome_of(trial) for trial in outcome.study.get_trials(deepcopy=False))
     counts: dict[str, int] = {how: ended[how] for how in _OUTCOMES}
     return {"asked": job.recipe.trials, "done": sum(counts.values()), **counts}
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in ("sampler", "racing", "trials_per_batch")}
 
 
 def _environment(prepared: Prepared) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from vflowopt_search import run_folder
+from vflowopt_search.database_url import lacks_password, without_password
 from vflowopt_search.errors import StudyError
 from vflowopt_search.storage import open_storage, read_journal
 
@@ -23,7 +24,7 @@ def database_of(folder: Path) -> str | None:
     """The database that the command in a run's folder names; None where the study is a file.
 
     Raises:
-        StudyError: the command is none.
+        StudyError: the command is none, or the password of its database is not in it.
     """
     command = folder / run_folder.COMMAND
     if not command.is_file():
@@ -32,7 +33,13 @@ def database_of(folder: Path) -> str | None:
         words = shlex.split(command.read_text("utf-8"))
     except ValueError as error:
         raise StudyError(f"{command} is no command line ({error}); remove it") from error
-    return dict(pairwise(words)).get(STORAGE)
+    url = dict(pairwise(words)).get(STORAGE)
+    if url is not None and lacks_password(url):
+        raise StudyError(
+            f"the study of {folder} is in {url}, whose password is not kept; give the whole URL "
+            f"with {STORAGE}"
+        )
+    return url
 
 
 def only_study(folder: Path, url: str | None) -> Study:
@@ -81,8 +88,8 @@ def _unreachable(folder: Path, url: str, reason: str) -> str:
     kept = (folder / run_folder.TRIALS).is_file() and (folder / run_folder.COMMAND).is_file()
     alone = f", or remove {run_folder.COMMAND} to show {run_folder.TRIALS} alone"
     return (
-        f"the study of {folder} should be in {url}, but {reason}; give the folder of its search, "
-        f"and its database with {STORAGE}{alone if kept else ''}"
+        f"the study of {folder} should be in {without_password(url)}, but {reason}; give the "
+        f"folder of its search, and its database with {STORAGE}{alone if kept else ''}"
     )
 
 
