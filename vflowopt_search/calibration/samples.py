@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
@@ -144,7 +144,11 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def images_sha256(sample: Sample) -> str:
-    """Fingerprint of a sample's images and video frames, pixel by pixel."""
+    """Fingerprint of all of a sample's images and video frames together, in order, pixel by pixel.
+
+    Samples with the same one get the same from the vision encoder; those that merely share an image
+    have different ones (see `shared_images.shown_images`).
+    """
     digest = hashlib.sha256()
     groups: list[tuple[Image, ...]] = [sample.images, *(video.frames for video in sample.videos)]
     for group in groups:
@@ -153,13 +157,6 @@ def images_sha256(sample: Sample) -> str:
             digest.update(repr((image.mode, image.size)).encode())
             digest.update(image.tobytes())
     return digest.hexdigest()
-
-
-def without_images_of(samples: CalibrationSet, seen: CalibrationSet) -> CalibrationSet | None:
-    """The samples whose images and videos are in none of `seen`; None where no sample is left."""
-    known = {images_sha256(sample) for sample in seen.samples}
-    left = tuple(one for one in samples.samples if images_sha256(one) not in known)
-    return replace(samples, samples=left, sha256=fingerprint(left)) if left else None
 
 
 def _feed_turns(digest: hashlib._Hash, turns: Sequence[Turn]) -> None:

@@ -138,7 +138,7 @@ def held_out_half(job: Job, seen: CalibrationSet) -> CalibrationSet | None:
     Raises:
         CalibrationError: too many of them cannot be read, or one where all must.
     """
-    from vflowopt_search.calibration.samples import without_images_of
+    from vflowopt_search.calibration.shared_images import without_images_of
 
     try:
         others = chosen_samples(job, skip=len(seen) + seen.refused)

@@ -23,7 +23,7 @@ from vflowopt_search.evaluate.queue import content_of, item_of
 from vflowopt_search.evaluate.spread import Chosen
 from vflowopt_search.objective import Objective
 from vflowopt_search.reference.along_answer import answer_divergences, decoded, through_head
-from vflowopt_search.reference.encoder import Progress, first_with_same_images
+from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.strategy import Strategy
 
@@ -134,33 +134,6 @@ def validate(
         predictions=tuple(predictions(tables, accuracy_K, against=DEFAULT, seed=seed)),
         seed=seed,
         refusals=given.refusals,
-    )
-
-
-def apart(
-    samples: Sequence[Sample], num_calibration: int
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Samples to calibrate on, and the others about none of the same images."""
-    first = first_with_same_images(samples)
-    images = list(dict.fromkeys(first))
-    taken: set[int] = set()
-    for image in images:
-        if sum(one in taken for one in first) >= num_calibration:
-            break
-        taken.add(image)
-    mine = tuple(s for s, image in zip(samples, first, strict=True) if image in taken)
-    others = tuple(s for s, image in zip(samples, first, strict=True) if image not in taken)
-    return mine[:num_calibration], others
-
-
-def about_others(questions: Sequence[Sample], calibration: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The questions whose images no calibration sample shows."""
-    first = first_with_same_images([*calibration, *questions])
-    shown = set(first[: len(calibration)])
-    return tuple(
-        q
-        for q, image in zip(questions, first[len(calibration) :], strict=True)
-        if image not in shown
     )
 
 
