@@ -104,19 +104,43 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Chosen samples; `sha256` is over their prompts and pixels, wherever they came from."""
+    """Chosen samples; `sha256` is over their prompts and pixels, wherever they came from.
+
+    Attributes:
+        skipped: how many rows and samples were left out.
+        left_out: which, and why, in words.
+        refused: how many of those were chosen first, and then not taken by the model's processor.
+        asked: how many samples were asked for; 0 where nobody asked for a number.
+        halved: how many can be used, where these are half of all that can; 0 where they are not.
+    """
 
     name: str
     samples: tuple[Sample, ...]
     sha256: str
     skipped: int = 0
-    note: str = ""
-    """What is worth saying about the choice: rows skipped and why, fewer samples than asked."""
+    left_out: str = ""
     refused: int = 0
-    """How many of those skipped were chosen first, and then not taken by the model's processor."""
+    asked: int = 0
+    halved: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def note(self) -> str:
+        """What is worth saying about the choice: what was left out, fewer samples than asked."""
+        return "; ".join(filter(None, (self.left_out, self._size)))
+
+    @property
+    def _size(self) -> str:
+        found = len(self) + self.refused
+        if self.halved:
+            return (
+                f"{self.halved} samples can be used, fewer than twice {self.asked}: the search "
+                f"sees {found} of them, and the others about other images are held out"
+            )
+        short = self.asked - found
+        return f"{short} fewer than asked: {found} of {self.asked}" if short > 0 else ""
 
 
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:

@@ -92,6 +92,7 @@ class Summary:
                 "samples": len(samples),
                 "skipped": samples.skipped,
                 "note": samples.note,
+                "halved": samples.halved,
                 "sha256": samples.sha256,
             },
             environment=_environment(prepared),
