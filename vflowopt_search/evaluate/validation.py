@@ -23,7 +23,7 @@ from vflowopt_search.evaluate.queue import content_of, item_of
 from vflowopt_search.evaluate.spread import Chosen
 from vflowopt_search.objective import Objective
 from vflowopt_search.reference.along_answer import answer_divergences, decoded, through_head
-from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.encoder import Progress, shifted
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.strategy import Strategy
 
@@ -109,7 +109,7 @@ def validate(
         VFlowOptError: labels, model or strategies cannot be used.
     """
     check_labels(questions, metric)
-    steps = [_shifted(on_divergence, n, len(chosen)) for n in range(len(chosen))]
+    steps = [shifted(on_divergence, n, len(chosen)) for n in range(len(chosen))]
     measured = [
         _measured(objective, calibration, one.strategy, divergences, step)
         for one, step in zip(chosen, steps, strict=True)
@@ -197,10 +197,3 @@ def _point(
         accuracy=accuracy,
         kept=accuracy / whole if whole else None,
     )
-
-
-def _shifted(progress: Progress | None, number: int, of: int) -> Progress | None:
-    """The progress of one strategy as that of all."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, of * total)
