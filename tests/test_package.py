@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -94,6 +96,42 @@ def test_folders_that_travel_in_the_wheel_exist() -> None:
     for folder, target in folders.items():
         assert list((ROOT / folder).glob("*.yaml")), folder
         assert target == f"vflowopt_search/data/{folder}"
+
+
+INSTALLED_AS = {"PIL": "pillow", "yaml": "pyyaml"}
+OF_LMMS_EVAL = {"lmms_eval", "loguru", "tqdm"}  # its own environment has these
+OF_TORCH = {"triton"}  # comes with it where it runs
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Not merely brought along by another package, which may stop to do so."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["video"], *extras["dashboard"]]
+    declared = {plain_name(one) for one in wanted}
+    imported = {
+        name
+        for file in sorted((ROOT / "vflowopt_search").rglob("*.py"))
+        for name in imports_of(ast.parse(file.read_text()))
+    }
+    ours = {"vflowopt_search", *sys.stdlib_module_names, *OF_LMMS_EVAL, *OF_TORCH}
+    names = {plain_name(INSTALLED_AS.get(name, name)) for name in imported - ours}
+    assert names - declared == set()
+    pins = {plain_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert declared - pins == set()
+
+
+def imports_of(module: ast.Module) -> set[str]:
+    """Top-level names of what a module imports, early or late."""
+    nodes = list(ast.walk(module))
+    named = [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    named += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    return {name.split(".")[0] for name in named}
+
+
+def plain_name(requirement: str) -> str:
+    """`Foo_Bar>=1` as `foo-bar`."""
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "constraints-lmms.txt"])

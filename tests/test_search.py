@@ -14,7 +14,7 @@ from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search import Strategy, pruned, rescoring, search
 from vflowopt_search.calibration.encoding import encode
-from vflowopt_search.calibration.samples import fingerprint, without_images_of
+from vflowopt_search.calibration.samples import fingerprint
 from vflowopt_search.errors import StudyError
 from vflowopt_search.objective import build_objective
 from vflowopt_search.outcome import TrialReport
@@ -117,14 +117,3 @@ def test_held_out_samples_are_measured_once_where_some_are_refused(
         assert found is not None and found.calibration is not None and found.objective is not None
         assert found.calibration.held_out == 5
         assert [found.objective.held_out] == rescored
-
-
-def test_samples_that_show_a_seen_image_are_not_held_out() -> None:
-    seen = small_set(3)
-    asked_again = [replace(sample, prompt="another question") for sample in seen.samples]
-    others = replace(small_set(5, seed=9), samples=(*asked_again, *small_set(5, seed=9).samples))
-    left = without_images_of(others, seen)
-    assert left is not None
-    assert left.samples == small_set(5, seed=9).samples
-    assert left.sha256 == small_set(5, seed=9).sha256
-    assert without_images_of(seen, seen) is None

@@ -218,6 +218,22 @@ def test_overlays_of_the_samples_that_are_left_can_be_recorded_later(
     assert any((folder / run_folder.OVERLAYS).iterdir())
 
 
+def test_what_was_refused_in_the_search_half_is_not_held_out(world: World, tmp_path: Path) -> None:
+    def chosen(seed: int) -> set[str]:
+        samples = load_calibration(world.samples, num_samples=HALF, seed=seed).samples
+        return {sample.id for sample in samples}
+
+    seed = next(seed for seed in range(9) if THIN in chosen(seed))
+    words = short_search(world, tmp_path / "run", "--samples", str(HALF), "--seed", str(seed))
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr
+    told = [line for line in result.stderr.splitlines() if "1 samples that cannot be used" in line]
+    assert len(told) == 2  # of the search half, before the trials and at the end; of no other
+    origin = Strategy.load(tmp_path / "run" / run_folder.STRATEGY).provenance
+    assert origin is not None and origin.calibration is not None
+    assert origin.calibration.samples == HALF - 1 and origin.calibration.held_out
+
+
 HALF = 6
 HELD_OUT_FAULTS = [
     ("cut.jpg", "3 rows of {data} cannot be read (", "cannot be used, and strict is to stop"),

@@ -73,3 +73,8 @@ class StudyError(VFlowOptError):
 
 class BenchmarkError(VFlowOptError):
     """A benchmark cannot be run, or its file cannot be read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another package says, without the lines that follow; else its name."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ from vflowopt_search.adapters.hub import (
     hub_errors,
     offline_wanted,
 )
-from vflowopt_search.errors import StrategyError
+from vflowopt_search.errors import StrategyError, first_line
 from vflowopt_search.strategy import Strategy
 
 STRATEGY_FILE = "vflowopt_strategy.json"
@@ -199,11 +199,11 @@ def _told(repo_id: str, filename: str, revision: str | None) -> Iterator[None]:
     except hub_errors() as error:
         if isinstance(error, errors.LocalTokenNotFoundError) or _is_refusal(error):
             raise StrategyError(
-                f"the hub refuses {filename} of {at} ({_first_line(error)}); check your token and "
+                f"the hub refuses {filename} of {at} ({first_line(error)}); check your token and "
                 f"its rights"
             ) from error
         raise StrategyError(
-            f"what was asked of the hub for {filename} of {at} broke off ({_first_line(error)}); "
+            f"what was asked of the hub for {filename} of {at} broke off ({first_line(error)}); "
             f"do it again when the hub answers, or copy the file by other means"
         ) from error
 
@@ -212,7 +212,3 @@ def _is_refusal(error: Exception) -> bool:
     """Whether the hub answered that it will not, and did not merely fail."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status is not None and 400 <= status < 500
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -208,6 +208,10 @@ def search(
 ) -> SearchResult:
     """Find which visual tokens a model can drop, where and how many, at an exact budget.
 
+    A search may fit its samples; others tell how much, and those of `calibration` are at hand:
+    `seen = load_calibration(data, halve=True)`, then
+    `others = without_images_of(load_calibration(data, num_samples=512), seen)`.
+
     Args:
         model: any supported stock transformers model; borrowed, and unchanged afterwards.
         processor: the model's processor.
@@ -222,8 +226,8 @@ def search(
         trials_per_batch: strategies measured together; more fill a GPU with a small model.
         cache: folder for what does not depend on the trial; None keeps it in memory.
         cache_gb: bound on that (see `build_objective`).
-        held_out: other samples, on which the best strategy is measured at the end; its file then
-            states both divergences.
+        held_out: other samples, as those above, on which the best strategy is measured at the end;
+            its file then states both divergences, and without them that of the search alone.
         sampler: `tpe`, `gp`, `tpe-multivariate` or `random` (see `StudySettings`).
         racing: stop hopeless trials early.
         strict: stop at a sample that the processor does not take, instead of leaving it out.

@@ -6,18 +6,22 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Image as ImageFeature
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from tests.calibration.data import NUM, as_bytes, choose, picture, table, write_jsonl
+from tests.calibration.data import NUM, as_bytes, choose, picture, rows, table, write_jsonl
 from vflowopt_search.calibration import choice
 from vflowopt_search.calibration.choice import load_calibration, order
 from vflowopt_search.calibration.images import open_image
 from vflowopt_search.calibration.samples import Mark, Sample, Turn, Video, fingerprint
+from vflowopt_search.calibration.shared_images import without_images_of
 from vflowopt_search.errors import CalibrationError
 
 
@@ -56,6 +60,49 @@ def test_fewer_than_asked_takes_all_and_says_so() -> None:
     assert len(loaded) == NUM
     assert loaded.note == "38 fewer than asked: 12 of 50"
     assert choose(table(), num_samples=NUM).note == ""
+
+
+@pytest.mark.parametrize(("asked", "found"), [(5, 5), (6, 6), (7, 6), (12, 6), (256, 6)])
+def test_half_of_a_small_set_is_left_to_be_held_out(asked: int, found: int) -> None:
+    seen = choose(table(), num_samples=asked, halve=True)
+    assert seen.samples == choose(table(), num_samples=found).samples
+    assert seen.sha256 == fingerprint(seen.samples)
+    assert seen.halved == (NUM if asked > 6 else 0)
+    assert seen.note == (asked > 6) * (
+        f"12 samples can be used, fewer than twice {asked}: the search sees 6 of them, and the "
+        "others about other images are held out"
+    )
+    others = without_images_of(choose(table(), num_samples=2 * asked), seen)
+    assert others is not None
+    assert len(others) == min(NUM - found, asked)
+
+
+def test_rows_that_cannot_be_used_are_in_neither_half() -> None:
+    content = [row | {"image": picture(n)} for n, row in enumerate(rows())]
+    bad = [{"image": None, "question": "?"}] * 20
+    seen = choose([*content, *bad], num_samples=8, halve=True)
+    assert (len(seen), seen.halved, seen.skipped) == (6, NUM, 20)
+    assert seen.note.startswith("20 rows without an image skipped; 12 samples can be used")
+
+
+asked_about = st.lists(st.integers(0, 5), min_size=1, max_size=14)
+
+
+@given(shown=asked_about, asked=st.integers(1, 16), seed=st.integers(0, 3))
+def test_halves_share_no_image(shown: list[int], asked: int, seed: int) -> None:
+    content = [{"image": picture(n), "question": f"{i} ?"} for i, n in enumerate(shown)]
+    seen = choose(content, num_samples=asked, seed=seed, halve=True)
+    others = without_images_of(choose(content, num_samples=2 * asked, seed=seed), seen)
+    assert len(seen) <= asked
+    one_image = len(set(shown)) == 1
+    small = len(shown) < 2 * asked
+    assert bool(seen.halved) == (small and not one_image)
+    assert (others is None) <= (one_image or not small)
+    if seen.halved:
+        assert len(seen) == ceil(len(shown) / 2)
+    if others is not None:
+        pixels = [{one.images[0].tobytes() for one in half.samples} for half in (seen, others)]
+        assert pixels[0].isdisjoint(pixels[1])
 
 
 def test_only_chosen_images_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ from vflowopt_search.evaluate.evaluation import (
     Evaluation,
     check_labels,
     evaluate,
-    image_clusters,
     write_evaluation,
 )
 from vflowopt_search.evaluate.ledger import Ledger
@@ -100,10 +99,13 @@ def test_accuracy_is_counted_by_group() -> None:
     assert seen[-1] == (21, 21)
 
 
-def test_questions_without_images_are_clusters_of_their_own() -> None:
-    one, two, *_ = small_set().samples
-    words = [replace(one, id=name, images=(), videos=(), turns=()) for name in "ab"]
-    assert image_clusters([one, words[0], two, words[1], one]) == [0, 1, 2, 3, 0]
+def test_samples_that_share_one_of_their_images_are_no_independent_evidence() -> None:
+    """Each shows the first image beside its own."""
+    one = small_set().samples[0].images
+    samples = [replace(sample, images=(*one, *sample.images)) for sample in labelled(right=4)]
+    result = evaluate(asking_of(), samples, {"all": strategy_of((0, 1.0))})
+    assert (result.samples, result.images) == (7, 1)
+    assert result.results[0].test.name == "sign flips"
 
 
 def test_the_worst_group_keeps_least() -> None:

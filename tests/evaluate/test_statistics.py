@@ -29,6 +29,13 @@ def test_mcnemar_by_hand(gained: int, lost: int, p_value: float) -> None:
     assert mcnemar(lost, gained) == mcnemar(gained, lost)
 
 
+@given(gained=st.integers(0, 60), lost=st.integers(0, 60))
+def test_mcnemar_is_twice_the_smaller_tail_of_a_fair_coin(gained: int, lost: int) -> None:
+    total, fewer = gained + lost, min(gained, lost)
+    tail = sum(comb(total, k) for k in range(fewer + 1))
+    assert mcnemar(gained, lost) == pytest.approx(min(1.0, 2 * tail / 2**total), rel=1e-12)
+
+
 def test_sign_flips_agree_with_counting_all_signs() -> None:
     gaps = np.array([1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 0.0])
     # of 64 signs of six, the sum is at least 4 away from 0 in 2 * (1 + 6)

@@ -21,7 +21,7 @@ from transformers import (
 
 from vflowopt_search.adapters.hub import Source, find_checkpoint, hub_errors
 from vflowopt_search.adapters.processors import image_only_processor
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import ModelError, first_line
 from vflowopt_search.strategy import PixelScale
 
 # transformers annotates its automatic classes in part only
@@ -171,7 +171,7 @@ def _named(source: Source) -> Iterator[None]:
 
 
 def _explain(source: Source, error: BaseException) -> str:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = first_line(error)
     is_config = "`model_type` key" not in reason and not isinstance(error, OSError)
     if Path(source.name).is_file() and not is_config:
         return f"{source.name} is no configuration; give a model's config.json or its folder"

@@ -10,4 +10,5 @@ from vflowopt_search.calibration.samples import Sample as Sample
 from vflowopt_search.calibration.samples import Turn as Turn
 from vflowopt_search.calibration.samples import Video as Video
 from vflowopt_search.calibration.samples import fingerprint as fingerprint
+from vflowopt_search.calibration.shared_images import without_images_of as without_images_of
 from vflowopt_search.calibration.video import read_video as read_video

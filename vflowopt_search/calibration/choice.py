@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from vflowopt_search.calibration.images import open_image
 from vflowopt_search.calibration.refusals import MOST_UNUSABLE, first_ids
 from vflowopt_search.calibration.rows import Columns, Record, read_record
 from vflowopt_search.calibration.samples import CalibrationSet, Sample, Video, fingerprint
+from vflowopt_search.calibration.shared_images import apart
 from vflowopt_search.calibration.sources import Rows, as_rows, open_rows
 from vflowopt_search.calibration.video import check_frame_choice, read_video
 from vflowopt_search.errors import CalibrationError, NothingLeftError
@@ -32,6 +35,7 @@ def load_calibration(
     fps: float | None = None,
     skip: int = 0,
     strict: bool = False,
+    halve: bool = False,
 ) -> CalibrationSet:
     """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
 
@@ -39,12 +43,14 @@ def load_calibration(
     `frames` are taken, 8 unless said, or `fps` a second (see `read_video`). Only chosen rows are
     decoded. The first `skip` that would be chosen are passed over: with as many as another call
     asked for, the sets are disjoint. Rows that cannot be read are left out, counted and named in
-    the set's `note`; `strict` stops at the first. Raises `CalibrationError` when source, columns or
-    more than a fifth of the rows are unusable.
+    the set's `note`; `strict` stops at the first. Where fewer than twice `num_samples` can be used,
+    `halve` takes half of them, whole images where it can, so that others are left to be held out
+    (see `shared_images.without_images_of`). Raises `CalibrationError` when source, columns or more
+    than a fifth of the rows are unusable.
     """
     rows, folder = open_rows(source, split)
     choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip, strict)
-    return choice.make(str(source))
+    return choice.make_half(str(source)) if halve else choice.make(str(source))
 
 
 def from_dataset(
@@ -60,6 +66,7 @@ def from_dataset(
     fps: float | None = None,
     skip: int = 0,
     strict: bool = False,
+    halve: bool = False,
 ) -> CalibrationSet:
     """Choose samples from a `datasets.Dataset` or a list of mappings, as `load_calibration` does.
 
@@ -68,7 +75,7 @@ def from_dataset(
     """
     rows = as_rows(dataset)
     choice = _Choice(rows, columns, prompt, folder, num_samples, seed, frames, fps, skip, strict)
-    return choice.make(name)
+    return choice.make_half(name) if halve else choice.make(name)
 
 
 def order(num_rows: int, seed: int) -> list[int]:
@@ -92,10 +99,10 @@ class _Choice:
     fps: float | None
     skip: int = 0
     strict: bool = False
-    unreadable: list[str] = field(default_factory=list)
-    fault: str = ""
-    without_image: int = 0
-    without_question: int = 0
+    unreadable: list[str] = field(default_factory=list, init=False)
+    fault: str = field(default="", init=False)
+    without_image: int = field(default=0, init=False)
+    without_question: int = field(default=0, init=False)
 
     def make(self, name: str) -> CalibrationSet:
         """The set, or a `CalibrationError` that says why there is none."""
@@ -109,10 +116,35 @@ class _Choice:
         self._require_most_readable(self.skip + len(samples), name)
         if not samples:
             kind = NothingLeftError if self.skip else CalibrationError
-            raise kind(f"{name} has no usable row{' left' * bool(self.skip)}: {self._note(0)}")
+            told = self._left_out() or f"{len(self.rows)} were passed over"
+            raise kind(f"{name} has no usable row{' left' * bool(self.skip)}: {told}")
         skipped = len(self.unreadable) + self.without_image + self.without_question
         return CalibrationSet(
-            name, samples, fingerprint(samples), skipped, self._note(len(samples))
+            name,
+            samples,
+            fingerprint(samples),
+            skipped,
+            self._left_out(),
+            asked=self.num_samples,
+        )
+
+    def make_half(self, name: str) -> CalibrationSet:
+        """The set, or half of all usable samples where they are fewer than twice what was asked."""
+        chosen = self.make(name)
+        if self._has_complete_rows(2 * self.num_samples):
+            return chosen
+        usable = replace(self, num_samples=2 * self.num_samples).make(name)
+        if len(usable) == usable.asked:
+            return chosen
+        half, others = apart(usable.samples, ceil(len(usable) / 2))
+        if not others:
+            return chosen
+        return replace(
+            usable,
+            samples=half,
+            sha256=fingerprint(half),
+            asked=self.num_samples,
+            halved=len(usable),
         )
 
     def _resolve_columns(self, name: str) -> None:
@@ -161,6 +193,18 @@ class _Choice:
             self.fault = self.fault or str(error)
             return None
 
+    def _has_complete_rows(self, number: int) -> bool:
+        """Whether so many rows have an image and a question, as far as none is decoded."""
+        rows = filter(self._is_complete, order(len(self.rows), self.seed))
+        return sum(1 for _ in islice(rows, number)) == number
+
+    def _is_complete(self, index: int) -> bool:
+        try:
+            record = read_record(self.rows.row(index), self.columns, self.prompt)
+        except CalibrationError:
+            return False
+        return bool((record.images or record.videos) and record.prompt)
+
     def _decode(self, record: Record, name: str) -> Sample:
         return Sample(
             name,
@@ -186,7 +230,7 @@ class _Choice:
                 f"{self.fault})"
             )
 
-    def _note(self, num_samples: int) -> str:
+    def _left_out(self) -> str:
         parts = [
             (self.without_image, "rows without an image skipped"),
             (self.without_question, "rows without a question skipped"),
@@ -194,10 +238,6 @@ class _Choice:
                 len(self.unreadable),
                 f"rows that cannot be read skipped: {first_ids(self.unreadable)} (the first: "
                 f"{self.fault})",
-            ),
-            (
-                self.num_samples - num_samples,
-                f"fewer than asked: {num_samples} of {self.num_samples}",
             ),
         ]
         return "; ".join(f"{count} {words}" for count, words in parts if count)

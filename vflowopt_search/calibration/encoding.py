@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vflowopt_search.calibration.prompts import prompt_text
 from vflowopt_search.calibration.samples import Sample, Video
-from vflowopt_search.errors import CalibrationError, UnsupportedError
+from vflowopt_search.errors import CalibrationError, UnsupportedError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,8 @@ def encode(
             _require_taken(processor, sample)
         raise CalibrationError(
             f"{type(processor).__name__} takes these {len(samples)} samples one by one but not "
-            f"together ({_reason(error)}); make the batch smaller, or give all videos one number "
-            f"of frames"
+            f"together ({first_line(error)}); make the batch smaller, or give all videos one "
+            f"number of frames"
         ) from error
     return batch.to(device)
 
@@ -107,9 +107,5 @@ def _require_taken(processor: ProcessorMixin, sample: Sample) -> None:
         sizes = ", ".join(f"{one.width} x {one.height}" for one in pictures) or "none"
         raise CalibrationError(
             f"{type(processor).__name__} refuses sample {sample.id}, whose pictures have the sizes "
-            f"{sizes} ({_reason(error)}); leave it out, or crop or resize them"
+            f"{sizes} ({first_line(error)}); leave it out, or crop or resize them"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -77,7 +77,7 @@ def without(samples: CalibrationSet, refusals: Refusals) -> CalibrationSet:
         sha256=fingerprint(left),
         skipped=samples.skipped + len(refusals),
         refused=samples.refused + len(refusals),
-        note="; ".join(filter(None, (samples.note, note))),
+        left_out="; ".join(filter(None, (samples.left_out, note))),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
@@ -104,19 +104,43 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Chosen samples; `sha256` is over their prompts and pixels, wherever they came from."""
+    """Chosen samples; `sha256` is over their prompts and pixels, wherever they came from.
+
+    Attributes:
+        skipped: how many rows and samples were left out.
+        left_out: which, and why, in words.
+        refused: how many of those were chosen first, and then not taken by the model's processor.
+        asked: how many samples were asked for; 0 where nobody asked for a number.
+        halved: how many can be used, where these are half of all that can; 0 where they are not.
+    """
 
     name: str
     samples: tuple[Sample, ...]
     sha256: str
     skipped: int = 0
-    note: str = ""
-    """What is worth saying about the choice: rows skipped and why, fewer samples than asked."""
+    left_out: str = ""
     refused: int = 0
-    """How many of those skipped were chosen first, and then not taken by the model's processor."""
+    asked: int = 0
+    halved: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def note(self) -> str:
+        """What is worth saying about the choice: what was left out, fewer samples than asked."""
+        return "; ".join(filter(None, (self.left_out, self._size)))
+
+    @property
+    def _size(self) -> str:
+        found = len(self) + self.refused
+        if self.halved:
+            return (
+                f"{self.halved} samples can be used, fewer than twice {self.asked}: the search "
+                f"sees {found} of them, and the others about other images are held out"
+            )
+        short = self.asked - found
+        return f"{short} fewer than asked: {found} of {self.asked}" if short > 0 else ""
 
 
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:
@@ -144,7 +168,11 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def images_sha256(sample: Sample) -> str:
-    """Fingerprint of a sample's images and video frames, pixel by pixel."""
+    """Fingerprint of all of a sample's images and video frames together, in order, pixel by pixel.
+
+    Samples with the same one get the same from the vision encoder; those that merely share an image
+    have different ones (see `shared_images.shown_images`).
+    """
     digest = hashlib.sha256()
     groups: list[tuple[Image, ...]] = [sample.images, *(video.frames for video in sample.videos)]
     for group in groups:
@@ -153,13 +181,6 @@ def images_sha256(sample: Sample) -> str:
             digest.update(repr((image.mode, image.size)).encode())
             digest.update(image.tobytes())
     return digest.hexdigest()
-
-
-def without_images_of(samples: CalibrationSet, seen: CalibrationSet) -> CalibrationSet | None:
-    """The samples whose images and videos are in none of `seen`; None where no sample is left."""
-    known = {images_sha256(sample) for sample in seen.samples}
-    left = tuple(one for one in samples.samples if images_sha256(one) not in known)
-    return replace(samples, samples=left, sha256=fingerprint(left)) if left else None
 
 
 def _feed_turns(digest: hashlib._Hash, turns: Sequence[Turn]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vflowopt_search.adapters.hub import hub_answers, hub_errors, offline_wanted
-from vflowopt_search.errors import CalibrationError
+from vflowopt_search.errors import CalibrationError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -157,7 +157,7 @@ def _load(kind: str, **options: Any) -> Any:
         return load_dataset(kind, **options)
     except (*_REFUSALS, *hub_errors(), DatasetsError) as error:
         where = options.get("data_files", kind)
-        reason = str(error.__cause__ or error).split("\n")[0]
+        reason = first_line(error.__cause__ or error)
         raise CalibrationError(
             f"{where} cannot be read as a data set ({reason}); give a JSON, JSONL or Parquet file, "
             f"a folder of data or of images, or a hub name"

@@ -105,7 +105,7 @@ class Closing:
             self._fill(columns)  # what is to come is said first
             self.outcome = self.held_out.rescored(self.outcome)
             export(self.job, self.outcome)
-            if comparison.held_out_of(before) not in ({}, comparison.held_out_of(self._best())):
+            if comparison.held_out_of(before) not in (None, comparison.held_out_of(self._best())):
                 columns.held_out.clear()  # of other samples
             if self._best() == before and earlier.has(self.wanted):
                 self.comparison = earlier
@@ -153,7 +153,8 @@ class Closing:
 
     def _take(self, columns: Columns) -> None:
         columns.divergence[FOUND] = self.outcome.divergence or 0.0
-        columns.held_out.update(comparison.held_out_of(self._best()))
+        if (held_out := comparison.held_out_of(self._best())) is not None:
+            columns.held_out[FOUND] = held_out
         rows = columns.rows(self.job.recipe.retain, [FOUND, *self._plain])
         self.comparison = Comparison(rows, self.wanted)
 

@@ -106,17 +106,17 @@ def mean_divergences(
     objective: MeasuresStrategies, strategies: Mapping[str, Strategy], on_step: OnStep
 ) -> Iterator[tuple[str, float]]:
     """Name and mean divergence of each strategy over all calibration samples, when it is there."""
+    from vflowopt_search.reference.encoder import shifted
     from vflowopt_search.rescoring import mean_divergence
 
     for number, (name, strategy) in enumerate(strategies.items()):
-        yield name, mean_divergence(objective, strategy, _shifted(on_step, number, len(strategies)))
+        yield name, mean_divergence(objective, strategy, shifted(on_step, number, len(strategies)))
 
 
-def held_out_of(best: Strategy) -> dict[str, float]:
-    """What the found strategy's file states of held-out samples."""
-    measured = best.provenance.objective if best.provenance is not None else None
-    known = None if measured is None else measured.held_out
-    return {} if known is None else {FOUND: known}
+def held_out_of(best: Strategy) -> float | None:
+    """Mean divergence on samples that no trial saw, as a found strategy's file states it."""
+    origin = best.provenance
+    return None if origin is None or origin.objective is None else origin.objective.held_out
 
 
 def accuracies(
@@ -204,8 +204,3 @@ def _cells(row: Row, rescored: bool, labelled: bool) -> list[str]:
         cells.append("" if row.held_out is None else f"{row.held_out:.5f}")
     measured = [row.accuracy, row.accuracy_kept] if labelled else []
     return cells + ["" if share is None else f"{share:.1%}" for share in measured]
-
-
-def _shifted(on_step: OnStep, number: int, of: int) -> OnStep:
-    """The steps of one strategy as those of all."""
-    return lambda done, total: on_step(number * total + done, of * total)

@@ -48,7 +48,7 @@ class HeldOut:
             return None
         self.shown.phase("reading held-out samples")
         with self._finding_faults():
-            return held_out_half(self.job, self.prepared.calibration)
+            return held_out_half(self.job, self.prepared.chosen)
         return None
 
     @property

@@ -88,6 +88,7 @@ class Job:
         cache: folder of what does not depend on the trial; None is the user's cache folder.
         cache_gb: bound on that folder; None is 20.
         held_out: measure the best strategy on samples that no trial sees.
+        halve: where fewer than twice the recipe's samples can be used, search on half of them.
         accuracy: measure accuracy on held-out questions, which only the shipped model has.
         self_check: make sure that the model is pruned right, before anything is measured.
     """
@@ -104,6 +105,7 @@ class Job:
     cache: Path | None = None
     cache_gb: float | None = None
     held_out: bool = True
+    halve: bool = False
     accuracy: bool = True
     self_check: bool = True
 

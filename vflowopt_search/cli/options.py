@@ -210,7 +210,11 @@ ReadFps = Annotated[
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(min=1, help="How many samples; 256 unless said.", rich_help_panel=_DATA),
+    typer.Option(
+        min=1,
+        help="How many samples the search sees; 256 unless said, of fewer than 512 half.",
+        rich_help_panel=_DATA,
+    ),
 ]
 BatchSize = Annotated[
     int | None,

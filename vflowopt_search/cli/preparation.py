@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import quiet_progress_bars
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.loading import SHIPPED, load
-from vflowopt_search.errors import NothingLeftError
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet, Sample
@@ -28,12 +27,14 @@ class Prepared:
 
     Attributes:
         loaded: model and processor.
-        calibration: the chosen samples, without those that the processor does not take.
+        chosen: the samples that the search was to see.
+        calibration: those of them that the processor takes.
         objective: measures strategies on them.
         space: what is searched.
     """
 
     loaded: tuple[Any, Any]
+    chosen: CalibrationSet
     calibration: CalibrationSet
     objective: Objective
     space: SearchSpace
@@ -55,9 +56,9 @@ def prepare(job: Job, shown: Display) -> Prepared:
 
     space = SearchSpace.load(job.recipe.space)
     shown.phase("reading calibration samples")
-    calibration = chosen_samples(job)
-    if calibration.note:
-        shown.phase(f"note: {calibration.note}")
+    chosen = chosen_samples(job)
+    if chosen.note:
+        shown.phase(f"note: {chosen.note}")
     shown.phase(f"loading {job.source.name}")
     from vflowopt_search.reference.cache import default_cache
 
@@ -66,11 +67,11 @@ def prepare(job: Job, shown: Display) -> Prepared:
     if job.self_check:
         shown.phase("checking that pruning is right on this model")
         check_once(*loaded, job.cache or default_cache())
-    shown.phase("measuring the whole model", len(calibration))
-    objective = objective_on(job, loaded, calibration, shown)
+    shown.phase("measuring the whole model", len(chosen))
+    objective = objective_on(job, loaded, chosen, shown)
     if objective.calibration.refused:
         shown.phase(f"note: {objective.calibration.note}")
-    return Prepared(loaded, objective.calibration, objective, space)
+    return Prepared(loaded, chosen, objective.calibration, objective, space)
 
 
 def objective_on(
@@ -97,54 +98,66 @@ def objective_on(
     )
 
 
-def chosen_samples(job: Job, *, skip: int = 0) -> CalibrationSet:
-    """The calibration samples, chosen by the recipe's seed.
-
-    Args:
-        job: names the data and how many samples.
-        skip: pass over so many: those that the search sees.
+def chosen_samples(job: Job) -> CalibrationSet:
+    """The calibration samples that the search sees, chosen by the recipe's seed.
 
     Raises:
         CalibrationError: they cannot be read, or there are none.
     """
-    from vflowopt_search.calibration.choice import from_dataset, load_calibration
-    from vflowopt_search.calibration.rows import Columns
-
-    recipe, data = job.recipe, job.data
-    if recipe.calibration == SHIPPED:
-        data.refuse_for_shipped("the calibration samples", "--calibration")
-        from vflowopt_search.testbed.data import calibration_dataset
-
-        rows = calibration_dataset(skip + recipe.samples, recipe.seed)
-        rows = rows.select(range(skip, len(rows)))
-        return from_dataset(rows, name=SHIPPED, num_samples=recipe.samples, seed=recipe.seed)
-    return load_calibration(
-        recipe.calibration,
-        split=data.split,
-        columns=Columns(**data.columns, turns=data.turns),
-        num_samples=recipe.samples,
-        seed=recipe.seed,
-        prompt=data.prompt,
-        frames=data.frames,
-        fps=data.fps,
-        skip=skip,
-        strict=data.strict,
-    )
+    if job.recipe.calibration == SHIPPED:
+        return _shipped_samples(job)
+    return _own_samples(job, job.recipe.samples, halve=job.halve)
 
 
 def held_out_half(job: Job, seen: CalibrationSet) -> CalibrationSet | None:
-    """As many other samples, none of which shows an image that the search saw; None: none left.
+    """As many other samples, none of which shows an image of those seen; None: none left.
+
+    Args:
+        job: names the data and how many samples.
+        seen: what `chosen_samples` gave, with those that the processor did not take.
 
     Raises:
         CalibrationError: too many of them cannot be read, or one where all must.
     """
-    from vflowopt_search.calibration.samples import without_images_of
+    from vflowopt_search.calibration.shared_images import without_images_of
 
-    try:
-        others = chosen_samples(job, skip=len(seen) + seen.refused)
-    except NothingLeftError:
-        return None
-    return without_images_of(others, seen)
+    asked = job.recipe.samples
+    if job.recipe.calibration == SHIPPED:
+        others = _shipped_samples(job, skip=asked)
+    else:
+        others = _own_samples(job, 2 * asked)  # those seen are among them
+    left = without_images_of(others, seen)
+    return None if left is None else replace(left, asked=0 if seen.halved else asked)
+
+
+def _shipped_samples(job: Job, *, skip: int = 0) -> CalibrationSet:
+    from vflowopt_search.calibration.choice import from_dataset
+    from vflowopt_search.testbed.data import calibration_dataset
+
+    job.data.refuse_for_shipped("the calibration samples", "--calibration")
+    samples, seed = job.recipe.samples, job.recipe.seed
+    rows = calibration_dataset(skip + samples, seed)
+    rows = rows.select(range(skip, len(rows)))
+    return from_dataset(rows, name=SHIPPED, num_samples=samples, seed=seed)
+
+
+def _own_samples(job: Job, num_samples: int, *, halve: bool = False) -> CalibrationSet:
+    from vflowopt_search.calibration.choice import load_calibration
+    from vflowopt_search.calibration.rows import Columns
+
+    data = job.data
+    return load_calibration(
+        job.recipe.calibration,
+        split=data.split,
+        columns=Columns(**data.columns, turns=data.turns),
+        num_samples=num_samples,
+        seed=job.recipe.seed,
+        prompt=data.prompt,
+        frames=data.frames,
+        fps=data.fps,
+        strict=data.strict,
+        halve=halve,
+    )
 
 
 def held_out_questions() -> tuple[Sample, ...]:

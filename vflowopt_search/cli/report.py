@@ -209,4 +209,5 @@ def _job(run: Run, source: ModelSource, data: DataOptions, calibration: str | No
         "metric": context.get("metric", "last_token_cosine"),
     }
     recipe = StudyRecipe(**fields)
-    return Job(recipe=recipe, source=source, data=data, output=run.folder)
+    halved = bool(run.summary.get("calibration", {}).get("halved"))
+    return Job(recipe=recipe, source=source, data=data, output=run.folder, halve=halved)

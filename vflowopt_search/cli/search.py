@@ -88,6 +88,7 @@ def search(
         cache=cache,
         cache_gb=cache_gb,
         held_out=held_out,
+        halve=held_out and samples is None and study is None,  # nobody asked for a number
         accuracy=accuracy,
         self_check=self_check,
     )

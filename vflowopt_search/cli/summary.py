@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli.comparison import COLUMNS, Comparison, Row
+from vflowopt_search.cli.comparison import COLUMNS, Comparison, Row, held_out_of
 from vflowopt_search.cli.job import Job
 from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
@@ -95,6 +95,7 @@ class Summary:
                 "samples": len(samples),
                 "skipped": samples.skipped,
                 "note": samples.note,
+                "halved": samples.halved,
                 "sha256": samples.sha256,
             },
             environment=_environment(prepared),
@@ -176,18 +177,18 @@ def _best(outcome: StudyOutcome) -> dict[str, Any] | None:
     return {
         "trial": outcome.best_trial.number,
         "divergence": outcome.divergence,
-        **held_out_of(outcome.best),
+        **_held_out(outcome.best),
         "strategy_sha256": _fingerprint(outcome.best),
     }
 
 
-def held_out_of(best: Strategy) -> dict[str, Any]:
+def _held_out(best: Strategy) -> dict[str, Any]:
     """Divergence on samples that no trial saw, and how many; nothing where not measured."""
-    origin = best.provenance
-    if origin is None or origin.objective is None or origin.objective.held_out is None:
+    calibration = None if best.provenance is None else best.provenance.calibration
+    if (divergence := held_out_of(best)) is None:
         return {}
-    count = None if origin.calibration is None else origin.calibration.held_out
-    return {"held_out": origin.objective.held_out, "held_out_samples": count}
+    count = None if calibration is None else calibration.held_out
+    return {"held_out": divergence, "held_out_samples": count}
 
 
 def _trials(job: Job, outcome: StudyOutcome) -> dict[str, int]:

@@ -107,7 +107,7 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
     """
     from vflowopt_search.calibration.choice import from_dataset, load_calibration
     from vflowopt_search.calibration.samples import fingerprint
-    from vflowopt_search.evaluate.validation import about_others, apart
+    from vflowopt_search.calibration.shared_images import about_others, apart
 
     labelled = labelled_samples(job.data)
     if job.calibration is None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from vflowopt_search.calibration.refusals import Refusals
 from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.calibration.shared_images import image_clusters
 from vflowopt_search.documents import digest, replace_atomically
 from vflowopt_search.errors import CalibrationError, EvaluationError
 from vflowopt_search.evaluate.answers import Asking, ask
@@ -19,7 +20,7 @@ from vflowopt_search.evaluate.metrics import metric_named, option_meant
 from vflowopt_search.evaluate.queue import Answer, Strategies, content_of
 from vflowopt_search.evaluate.statistics import Interval, PairedTest, paired_test, ratio_interval
 from vflowopt_search.evaluate.words import normalised
-from vflowopt_search.reference.encoder import Progress, first_with_same_images
+from vflowopt_search.reference.encoder import Progress
 
 FORMAT: Final = "vflowopt-evaluation/1"
 UNPRUNED = "unpruned"
@@ -83,7 +84,8 @@ class Evaluation:
     Attributes:
         metric: how answers were scored.
         samples: how many were asked.
-        images: how many different ones they show; the unit of intervals and tests.
+        images: how many different ones they show, those that samples show together counted once;
+            the unit of intervals and tests.
         unpruned: mean score of the whole model.
         results: of each strategy.
         seed: of resampling.
@@ -163,13 +165,6 @@ def evaluate(
         scores=scores,
         refusals=given.refusals,
     )
-
-
-def image_clusters(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the first one with the same images; one without any stands for itself."""
-    first = first_with_same_images(samples)
-    shows = [bool(sample.images or sample.videos) for sample in samples]
-    return [one if seen else i for i, (one, seen) in enumerate(zip(first, shows, strict=True))]
 
 
 def check_labels(samples: Sequence[Sample], metric: str) -> None:

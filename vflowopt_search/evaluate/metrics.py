@@ -7,8 +7,10 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from rapidfuzz.distance import Levenshtein
+
 from vflowopt_search.errors import EvaluationError
-from vflowopt_search.evaluate.words import edit_distance, normalised, number_in, vqa_normalised
+from vflowopt_search.evaluate.words import normalised, number_in, vqa_normalised
 
 Score = Callable[[str, Sequence[str], Sequence[str]], float]
 """Takes an answer, the answers that are right, and the options (often none); gives 0..1."""
@@ -122,10 +124,7 @@ def _blanks(text: str) -> str:
 
 
 def _likeness(one: str, other: str) -> float:
-    longest = max(len(one), len(other))
-    if longest == 0:
-        return 1.0
-    distance = edit_distance(one, other) / longest
+    distance = Levenshtein.normalized_distance(one, other)
     return 1 - distance if distance < ANLS_THRESHOLD else 0.0
 
 

@@ -23,7 +23,7 @@ from vflowopt_search.evaluate.queue import content_of, item_of
 from vflowopt_search.evaluate.spread import Chosen
 from vflowopt_search.objective import Objective
 from vflowopt_search.reference.along_answer import answer_divergences, decoded, through_head
-from vflowopt_search.reference.encoder import Progress, first_with_same_images
+from vflowopt_search.reference.encoder import Progress, shifted
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.strategy import Strategy
 
@@ -109,7 +109,7 @@ def validate(
         VFlowOptError: labels, model or strategies cannot be used.
     """
     check_labels(questions, metric)
-    steps = [_shifted(on_divergence, n, len(chosen)) for n in range(len(chosen))]
+    steps = [shifted(on_divergence, n, len(chosen)) for n in range(len(chosen))]
     measured = [
         _measured(objective, calibration, one.strategy, divergences, step)
         for one, step in zip(chosen, steps, strict=True)
@@ -134,33 +134,6 @@ def validate(
         predictions=tuple(predictions(tables, accuracy_K, against=DEFAULT, seed=seed)),
         seed=seed,
         refusals=given.refusals,
-    )
-
-
-def apart(
-    samples: Sequence[Sample], num_calibration: int
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Samples to calibrate on, and the others about none of the same images."""
-    first = first_with_same_images(samples)
-    images = list(dict.fromkeys(first))
-    taken: set[int] = set()
-    for image in images:
-        if sum(one in taken for one in first) >= num_calibration:
-            break
-        taken.add(image)
-    mine = tuple(s for s, image in zip(samples, first, strict=True) if image in taken)
-    others = tuple(s for s, image in zip(samples, first, strict=True) if image not in taken)
-    return mine[:num_calibration], others
-
-
-def about_others(questions: Sequence[Sample], calibration: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The questions whose images no calibration sample shows."""
-    first = first_with_same_images([*calibration, *questions])
-    shown = set(first[: len(calibration)])
-    return tuple(
-        q
-        for q, image in zip(questions, first[len(calibration) :], strict=True)
-        if image not in shown
     )
 
 
@@ -224,10 +197,3 @@ def _point(
         accuracy=accuracy,
         kept=accuracy / whole if whole else None,
     )
-
-
-def _shifted(progress: Progress | None, number: int, of: int) -> Progress | None:
-    """The progress of one strategy as that of all."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, of * total)

@@ -50,18 +50,6 @@ def _without_vqa_punctuation(text: str) -> str:
     return _LONE_PERIOD.sub("", cleaned)
 
 
-def edit_distance(one: str, other: str) -> int:
-    """Fewest insertions, deletions and replacements of characters between two texts."""
-    before = list(range(len(other) + 1))
-    for row, letter in enumerate(one, start=1):
-        now = [row]
-        for column, wanted in enumerate(other, start=1):
-            replaced = before[column - 1] + (letter != wanted)
-            now.append(min(before[column] + 1, now[-1] + 1, replaced))
-        before = now
-    return before[-1]
-
-
 def number_in(text: str) -> float | None:
     """The number that a whole text is, `12%` as 0.12 and `$1,200` as 1200; None for words."""
     plain = text.strip().lstrip("$€£").replace(",", "")

@@ -33,6 +33,14 @@ from vflowopt_search.strategy import PixelScale
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in total)."""
 
+
+def shifted(progress: Progress | None, number: int, of: int) -> Progress | None:
+    """The progress of part `number` of some parts of equal size, as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, of * total)
+
+
 Encoded = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]
 """Features and patch entropy of some images, in order."""
 

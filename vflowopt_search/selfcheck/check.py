@@ -26,7 +26,7 @@ from vflowopt_search.adapters.feeding import (
 from vflowopt_search.adapters.generic import GenericAdapter
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.budget import kept_counts
-from vflowopt_search.errors import UnsupportedError, VFlowOptError
+from vflowopt_search.errors import UnsupportedError, VFlowOptError, first_line
 from vflowopt_search.pruning.last_token import last_token_only
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
@@ -43,7 +43,6 @@ from vflowopt_search.selfcheck.inputs import (
     BREAKDOWNS,
     PIXELS,
     Prompts,
-    first_line,
     make_prompts,
 )
 from vflowopt_search.selfcheck.masking import masked_logits

@@ -16,7 +16,7 @@ from transformers import BatchFeature
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import encode_visuals, encoder_inputs
-from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.errors import UnsupportedError, first_line
 from vflowopt_search.selfcheck.masking import TOKEN_TYPES, answer_type
 
 if TYPE_CHECKING:
@@ -78,11 +78,6 @@ def make_prompts(adapter: Adapter, source: Any) -> Prompts:
         ) from error
     told = "pixels of noise and arbitrary words, for there is no processor"
     return Prompts(each[0], each, _joined(each), told)
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the lines that follow."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def noise_image() -> Image:
