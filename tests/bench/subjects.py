@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,17 +43,6 @@ class Subject:
         scale = pixel_scale(self.processor)
         assert scale is not None
         return scale
-
-    @contextmanager
-    def eager_tower(self) -> Iterator[None]:
-        """Let the vision tower attend eagerly, so that it can give its maps."""
-        tower = self.model.model.vision_tower
-        usual = tower.config._attn_implementation
-        tower.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            tower.set_attn_implementation(usual)
 
 
 def testbed(count: int) -> Subject:
