@@ -1,4 +1,8 @@
-"""Seconds by phase: a stopwatch, and where it is read in a trial of ours."""
+"""Seconds by phase: a stopwatch, and where it is read in a trial of ours.
+
+Seconds are the process's own (CPU time), so that other programs on the machine hardly matter; with
+OMP_NUM_THREADS=1 they are what passes on an idle machine.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ Seconds = dict[str, float]
 class Phases:
     """Seconds spent so far, by phase; what is nested in a phase counts for itself alone."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
         self._seconds: Seconds = defaultdict(float)
         self._clock, self._running, self._since = clock, list[str](), 0.0
 

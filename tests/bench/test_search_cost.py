@@ -20,7 +20,7 @@ from tests.bench.phases import (
     timed,
 )
 from tests.bench.published_loop import Proposal
-from tests.bench.search_cost import NEVER, Comparison, Curve, Point, medians, our_curve
+from tests.bench.search_cost import NEVER, Curve, Figures, Point, medians, our_curve, print_searches
 from tests.bench.subjects import Subject
 from tests.bench.trial_cost import (
     TrialCosts,
@@ -117,23 +117,32 @@ def test_our_search_counts_its_evaluations_and_its_sampler(subject: Subject) -> 
     assert sum(curve.per_trial.values()) * 3 < curve.last.seconds
 
 
-THEIRS = Curve([Point(10.0, 32, 0.5), Point(20.0, 64, 0.3)], {})
-OURS = Curve([Point(1.0, 32, 0.4), Point(2.0, 40, 0.3), Point(15.0, 70, 0.2)], {})
+THEIRS = Curve([Point(10.0, 32, 0.5), Point(20.0, 64, 0.3)], {"a": 2.0})
+OURS = Curve([Point(1.0, 32, 0.4), Point(2.0, 40, 0.3), Point(15.0, 70, 0.2)], {"b": 1.0})
 
 
 def test_equal_cost_is_told_in_seconds_and_in_evaluations() -> None:
-    figures = Comparison(1, THEIRS, OURS).figures
-    assert (figures["s ratio"], figures["evaluations ratio"]) == (10.0, 64 / 40)
-    assert (figures["our best in its s"], figures["our best in its evaluations"]) == (0.2, 0.3)
+    figures = Figures.of("words", 1, THEIRS, OURS)
+    assert (figures.s_ratio, figures.evaluations_ratio) == (10.0, 64 / 40)
+    assert (figures.best_in_its_s, figures.best_in_its_evaluations) == (0.2, 0.3)
 
 
 def test_what_is_never_reached_is_worth_nothing() -> None:
-    figures = Comparison(1, OURS, THEIRS).figures
-    assert (figures["s ratio"], figures["evaluations ratio"]) == (0.0, 0.0)
-    assert (figures["our s to it"], figures["ours to it"]) == (NEVER, NEVER)
+    figures = Figures.of("words", 1, OURS, THEIRS)
+    assert (figures.s_ratio, figures.evaluations_ratio) == (0.0, 0.0)
+    assert (figures.our_s, figures.our_evaluations) == (NEVER, NEVER)
     assert THEIRS.best_within(seconds=9.0) == NEVER
 
 
-def test_medians_are_over_all_seeds() -> None:
-    rows = [Comparison(1, THEIRS, OURS).figures, Comparison(2, OURS, THEIRS).figures]
-    assert medians([*rows, rows[0]])["s ratio"] == 10.0
+def test_medians_are_over_all_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        Figures.of("words", 1, THEIRS, OURS),
+        Figures.of("words", 2, OURS, THEIRS),
+        Figures.of("words", 3, THEIRS, OURS),
+    ]
+    assert medians(found)["s_ratio"] == 10.0
+    print_searches(found)
+    lines = capsys.readouterr().out.splitlines()
+    [middle] = [line for line in lines if line.startswith("| **median**")]
+    assert middle.split(" | ")[4] == "10"
+    assert {line.count("|") for line in lines[2:8]} == {middle.count("|")}

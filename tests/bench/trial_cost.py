@@ -86,11 +86,11 @@ def trial_costs(loop: PublishedLoop, subject: Subject, proposals: list[Proposal]
     """Run full trials of both by turns, after a trial of each that is not counted."""
     loop.divergence(proposals[0])
     loop.phases.take()
-    start, phases = time.perf_counter(), Phases()
+    start, phases = time.process_time(), Phases()
     objective = objective_of(subject)
     everything = range(objective.num_samples)
     objective.measure(same_strategy(loop, proposals[0], subject), everything)
-    costs = TrialCosts(len(everything), time.perf_counter() - start)
+    costs = TrialCosts(len(everything), time.process_time() - start)
     for proposal in proposals:
         published = loop.divergence(proposal)
         costs.theirs.append(loop.phases.take())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -96,12 +98,12 @@ def setup_of(device: torch.device) -> Setup:
     return Setup(now, _commit(), name, torch.__version__, _version("triton"), python)
 
 
-def append(path: Path, setup: Setup, rows: list[Row]) -> None:
-    """Add rows to a table, which is begun where there is none."""
+def append(path: Path, setup: Setup, rows: Sequence[Any]) -> None:
+    """Add rows, dataclasses all of one kind, to a table, which is begun where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        names = [field.name for kind in (Setup, Row) for field in fields(kind)]
+        names = [field.name for kind in (setup, rows[0]) for field in fields(kind)]
         table = csv.DictWriter(file, names)
         if is_new:
             table.writeheader()
