@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import torch
 
-from tests.bench.search_cost import loop_of, same_strategy, spread_points
 from tests.bench.subjects import SUBJECTS, Subject
+from tests.bench.trial_cost import loop_of, proposals_of, same_strategy
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.objective import build_objective
 
@@ -37,8 +37,7 @@ def search(subject: Subject) -> None:
     """What is paid once, and full trials on all samples."""
     objective = build_objective(subject.model, subject.processor, subject.samples)
     loop = loop_of(subject, retain=0.10)
-    proposals = [p for p in map(loop.proposal, spread_points(loop, 4 * TRIALS)) if p][:TRIALS]
-    for proposal in proposals:
+    for proposal in proposals_of(loop, TRIALS):
         strategy = same_strategy(loop, proposal, subject)
         objective.measure(strategy, range(objective.num_samples))
 

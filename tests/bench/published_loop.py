@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, DynamicCache
 
+from tests.bench.phases import Phases
+
 STARTS = 27
 THRESHOLD, ENTROPY_WEIGHT, CELL, RATIO = (0.0, 50.0), (-1.0, 1.0), (3.0, 24.0), (0.05, 1.0)
 GREY = (0.299, 0.587, 0.114)
@@ -43,11 +45,12 @@ class PublishedLoop:
     """One study on one model.
 
     Attributes:
-        model: a LLaVA-OneVision model whose vision tower attends eagerly, to give its map.
+        model: a LLaVA-OneVision model. Its vision tower attends eagerly only where a map is read:
+            the unpruned model runs as fast as it can.
         inputs: what the processor made of each sample; preprocessing is not counted.
         retain: mean share of visual tokens alive over the decoder layers.
         mean, std: how the processor normalised pixels.
-        seconds: spent so far, by phase.
+        phases: the seconds spent so far, by phase.
     """
 
     model: Any
@@ -55,7 +58,7 @@ class PublishedLoop:
     retain: float
     mean: Sequence[float]
     std: Sequence[float]
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    phases: Phases = field(default_factory=Phases)
 
     def __post_init__(self) -> None:
         self.base = self.model.model
@@ -63,21 +66,26 @@ class PublishedLoop:
         self.layers = (round(9 / 28 * depth), round(18 / 28 * depth))
         self.vision_layer = len(self.base.vision_tower.encoder.layers) - 2
 
-    def search(self, trials: int, seed: int) -> Iterator[tuple[float, float]]:
-        """Divergence of each trial, and the seconds spent until it was known."""
+    def search(self, trials: int, seed: int) -> Iterator[tuple[float, float, int]]:
+        """Divergence of each trial, the seconds until it was known, the samples measured for it.
+
+        A proposal that leaves nothing for the last ratio is worth 1 and costs no sample.
+        """
         from skopt import Optimizer
 
         optimizer = Optimizer(
             self.bounds(), "GP", n_initial_points=STARTS, acq_func="gp_hedge", random_state=seed
         )
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(trials):
-            point = optimizer.ask()
+            with self.phases.during("sampler"):
+                point = optimizer.ask()
             proposal = self.proposal(point)
             value = 1.0 if proposal is None else self.divergence(proposal)
-            with self._phase("sampler"):
+            with self.phases.during("sampler"):
                 optimizer.tell(point, value)
-            yield value, time.perf_counter() - start
+            spent = 0 if proposal is None else len(self.inputs)
+            yield value, time.process_time() - start, spent
 
     def bounds(self) -> list[tuple[float, float]]:
         """Ranges of t, alpha, a, R1 and R2; R1 is kept to what the budget allows at all."""
@@ -101,7 +109,7 @@ class PublishedLoop:
         """Mean over the samples of 1 - cosine at the last prompt token."""
         total = 0.0
         for inputs in self.inputs:
-            with self._phase("whole model"):
+            with self.phases.during("whole model"):
                 whole = self._whole(inputs)
             pruned = self._pruned(inputs, proposal)
             similarity = torch.cosine_similarity(whole.float(), pruned.float(), dim=0)
@@ -121,7 +129,7 @@ class PublishedLoop:
         return hidden
 
     def _pruned(self, inputs: BatchFeature, proposal: Proposal) -> Tensor:
-        with self._phase("vision encoder"):
+        with self._eager_tower(), self.phases.during("vision encoder"):
             encoded = self.base.get_image_features(
                 pixel_values=inputs["pixel_values"],
                 image_sizes=inputs["image_sizes"],
@@ -129,11 +137,11 @@ class PublishedLoop:
             )
             features_ND = encoded.pooler_output[0]
             map_TPP = encoded.attentions[self.vision_layer].float().mean(1)
-        with self._phase("importance"):
+        with self.phases.during("importance"):
             score_N, cells = self._importance(inputs, map_TPP, proposal, len(features_ND))
-        with self._phase("recycling"):
+        with self.phases.during("recycling"):
             kept_N, features_ND = recycle(features_ND, score_N, cells, proposal)
-        with self._phase("decoder"):
+        with self.phases.during("decoder"):
             return self._decode(inputs, features_ND, score_N, kept_N, proposal)
 
     def _importance(
@@ -208,10 +216,15 @@ class PublishedLoop:
         return last_D
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
+    def _eager_tower(self) -> Iterator[None]:
+        """Let the vision tower attend eagerly, so that it gives its maps."""
+        tower = self.base.vision_tower
+        usual = tower.config._attn_implementation
+        tower.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            tower.set_attn_implementation(usual)
 
 
 def entropy(gray_X: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +44,6 @@ class Subject:
         assert scale is not None
         return scale
 
-    @contextmanager
-    def eager_tower(self) -> Iterator[None]:
-        """Let the vision tower attend eagerly, so that it can give its maps."""
-        tower = self.model.model.vision_tower
-        usual = tower.config._attn_implementation
-        tower.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            tower.set_attn_implementation(usual)
-
 
 def testbed(count: int) -> Subject:
     """The model that is shipped, on its calibration set."""
@@ -64,21 +52,63 @@ def testbed(count: int) -> Subject:
     return Subject("testbed", load_model(), load_processor(), samples)
 
 
-SIDE = 384
-"""Of the images at the size of a real model, in pixels."""
+SIDE, PATCH = 384, 14
+"""Of SigLIP's tiles and patches, in pixels."""
 
 
-def half_billion_config(side: int, vision_layers: int) -> LlavaOnevisionConfig:
-    """LLaVA-OneVision-0.5B's shape for square images of one tile."""
-    vision = SiglipVisionConfig(
+def so400m(layers: int = 26) -> SiglipVisionConfig:
+    """SigLIP so400m at 384 pixels, as LLaVA-OneVision cuts it off."""
+    return SiglipVisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
-        num_hidden_layers=vision_layers,
+        num_hidden_layers=layers,
         num_attention_heads=16,
-        image_size=side,
-        patch_size=14,
+        image_size=SIDE,
+        patch_size=PATCH,
         vision_use_head=False,
     )
+
+
+def onevision_config(
+    vision: SiglipVisionConfig, text: Qwen2Config, pinpoints: list[list[int]]
+) -> LlavaOnevisionConfig:
+    """A LLaVA-OneVision of these parts, for the tiny tokenizer."""
+    return LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=VOCABULARY[IMAGE],
+        video_token_index=VOCABULARY[VIDEO],
+        image_grid_pinpoints=pinpoints,
+    )
+
+
+def onevision_processor(config: Any) -> Any:
+    """The processor of such a model, with the tiny tokenizer; torchvision is not needed."""
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    return without_video(LlavaOnevisionProcessor)(
+        image_processor=LlavaOnevisionImageProcessorPil(
+            size={"height": side, "width": side}, image_grid_pinpoints=config.image_grid_pinpoints
+        ),
+        tokenizer=tiny_tokenizer(),
+        num_image_tokens=(side // patch) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+        vision_aspect_ratio="anyres_max_9",
+    )
+
+
+def noise_samples(count: int, size: tuple[int, int]) -> CalibrationSet:
+    """Questions about noise of this width and height."""
+    generator = torch.Generator().manual_seed(0)
+    samples = tuple(
+        Sample(str(i), "What color is the cat?", (noise_image(size, generator),))
+        for i in range(count)
+    )
+    return CalibrationSet("noise", samples, fingerprint(samples))
+
+
+def half_billion_config(vision_layers: int) -> LlavaOnevisionConfig:
+    """LLaVA-OneVision-0.5B's shape for square images of one tile."""
     text = Qwen2Config(
         vocab_size=151_936,
         hidden_size=896,
@@ -89,37 +119,17 @@ def half_billion_config(side: int, vision_layers: int) -> LlavaOnevisionConfig:
         max_position_embeddings=32_768,
         tie_word_embeddings=True,
     )
-    return LlavaOnevisionConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=VOCABULARY[IMAGE],
-        video_token_index=VOCABULARY[VIDEO],
-        image_grid_pinpoints=[[side, side]],
-    )
+    return onevision_config(so400m(vision_layers), text, [[SIDE, SIDE]])
 
 
 def onevision_half_billion(count: int, vision_layers: int = 26) -> Subject:
     """LLaVA-OneVision-0.5B's shape, random weights, fp32; square images of one tile and a base."""
-    config = half_billion_config(SIDE, vision_layers)
+    config = half_billion_config(vision_layers)
     torch.manual_seed(0)
     model = _AutoModel.from_config(config, attn_implementation="sdpa").eval()
-    processor = without_video(LlavaOnevisionProcessor)(
-        image_processor=LlavaOnevisionImageProcessorPil(
-            size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=[[SIDE, SIDE]]
-        ),
-        tokenizer=tiny_tokenizer(),
-        num_image_tokens=(SIDE // 14) ** 2,
-        vision_feature_select_strategy="full",
-        chat_template=CHAT_TEMPLATE,
-        vision_aspect_ratio="anyres_max_9",
-    )
-    generator = torch.Generator().manual_seed(0)
-    samples = tuple(
-        Sample(str(i), "What color is the cat?", (noise_image((SIDE, SIDE), generator),))
-        for i in range(count)
-    )
-    chosen = CalibrationSet("noise", samples, fingerprint(samples))
-    return Subject("OneVision-0.5B shape, random weights", model, processor, chosen)
+    chosen = noise_samples(count, (SIDE, SIDE))
+    name = "OneVision-0.5B shape, random weights"
+    return Subject(name, model, onevision_processor(config), chosen)
 
 
 SUBJECTS: dict[str, Callable[[int], Subject]] = {

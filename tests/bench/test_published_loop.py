@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.bench import subjects
 from tests.bench.published_loop import STARTS, Proposal, PublishedLoop, places, recycle
-from tests.bench.search_cost import loop_of, same_strategy
 from tests.bench.subjects import Subject
+from tests.bench.trial_cost import loop_of, same_strategy
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.objective import build_objective
 from vflowopt_search.pruning.vision import VisionRecorder
@@ -29,24 +29,34 @@ def loop(subject: Subject) -> PublishedLoop:
     return loop_of(subject, RETAIN)
 
 
-def test_keeping_everything_diverges_by_nothing(loop: PublishedLoop, subject: Subject) -> None:
-    with subject.eager_tower():
-        assert loop.divergence(Proposal(1.0, 0.3, 4.0, (1.0, 1.0, 1.0))) == pytest.approx(
-            0, abs=1e-5
-        )
+def test_keeping_everything_diverges_by_nothing(loop: PublishedLoop) -> None:
+    assert loop.divergence(Proposal(1.0, 0.3, 4.0, (1.0, 1.0, 1.0))) == pytest.approx(0, abs=1e-5)
 
 
 def test_without_recycling_it_is_our_engine(loop: PublishedLoop, subject: Subject) -> None:
     """Only counts and recycling differ from ours: with neither in play, the figures are equal."""
     proposal = Proposal(1.5, 0.4, 4.0, (1.0, 0.5, 0.5))
-    with subject.eager_tower():
-        theirs = loop.divergence(proposal)
+    theirs = loop.divergence(proposal)
     objective = build_objective(subject.model, subject.processor, subject.samples)
     strategy = same_strategy(loop, proposal, subject)
     ours = objective.measure(strategy.model_copy(update={"recycling": None}), range(4))
     assert theirs > 0.01
     # row ends score 1 there and so stay; so they do in ours, which keeps as many tokens besides
     assert sum(ours) / 4 == pytest.approx(theirs, rel=0.1)
+
+
+def test_only_where_a_map_is_read_does_the_tower_attend_eagerly(
+    loop: PublishedLoop, subject: Subject
+) -> None:
+    """Eager attention would slow the unpruned model, which is the loop's longest phase."""
+    tower, seen = subject.model.model.vision_tower, list[str]()
+    hook = tower.register_forward_pre_hook(
+        lambda *_: seen.append(tower.encoder.layers[0].self_attn.config._attn_implementation)
+    )
+    loop.divergence(Proposal(1.5, 0.4, 4.0, (0.5, 0.5, 0.5)))
+    hook.remove()
+    assert seen == ["sdpa", "eager"] * 4
+    assert tower.config._attn_implementation == "sdpa"
 
 
 def test_its_importance_is_ours(loop: PublishedLoop, subject: Subject) -> None:
@@ -56,7 +66,7 @@ def test_its_importance_is_ours(loop: PublishedLoop, subject: Subject) -> None:
     adapter = objective.adapter
     recorder = VisionRecorder(adapter, layer=loop.vision_layer, pixels=subject.pixels)
     [inputs] = encoded_batches(adapter, subject.processor, subject.samples.samples[:1], 1)
-    with torch.no_grad(), subject.eager_tower():
+    with torch.no_grad(), loop._eager_tower():
         encoded = loop.base.get_image_features(
             pixel_values=inputs["pixel_values"],
             image_sizes=inputs["image_sizes"],
@@ -109,10 +119,11 @@ def test_recycling_by_hand() -> None:
     assert merged_KD[:, 0].tolist() == pytest.approx([7.5, 20.0, 30.0])
 
 
-def test_it_proposes_as_published(loop: PublishedLoop, subject: Subject) -> None:
+def test_it_proposes_as_published(loop: PublishedLoop) -> None:
     pytest.importorskip("skopt", reason="the published sampler is in the extra `bench`")
-    with subject.eager_tower():
-        seen = list(loop.search(3, seed=0))
+    seen = list(loop.search(3, seed=0))
     assert STARTS == 27
-    assert [0 <= value <= 1 for value, _ in seen] == [True] * 3
-    assert [seconds for _, seconds in seen] == sorted(seconds for _, seconds in seen)
+    assert [0 <= value <= 1 for value, _, _ in seen] == [True] * 3
+    assert [seconds for _, seconds, _ in seen] == sorted(seconds for _, seconds, _ in seen)
+    # an infeasible proposal is worth 1 and costs nothing
+    assert [spent for _, _, spent in seen] == [0 if value == 1 else 4 for value, _, _ in seen]

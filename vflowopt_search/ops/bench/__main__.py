@@ -14,7 +14,7 @@ from vflowopt_search.ops import attention, dispatch, entropy, merge, select
 from vflowopt_search.ops.bench import eager
 from vflowopt_search.ops.bench.cases import SMALL, Case, Sizes, cases
 from vflowopt_search.ops.bench.rows import Row, append, row, setup_of
-from vflowopt_search.ops.bench.timing import bound, copy_bandwidth, times
+from vflowopt_search.ops.bench.timing import Ceilings, bound, ceilings, times
 
 DEFINITIONS = {
     "patch_entropy": entropy,
@@ -52,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(sizes: Sizes, device: torch.device, **options: int) -> list[Row]:
     """Rows of all cases, printed as they come."""
-    large_copy = 2**30 if device.type == "cuda" else 2**20
-    copy_gb_s = copy_bandwidth(device, large_copy)
-    print(f"{setup_of(device)}\na large copy: {copy_gb_s:.0f} GB/s")
+    card = ceilings(device)
+    print(f"{setup_of(device)}\n{card}")
     rows = []
     for make in cases(sizes, device):
         case = make()
@@ -62,7 +61,7 @@ def measure(sizes: Sizes, device: torch.device, **options: int) -> list[Row]:
         if device.type == "cuda":
             refuse_a_wrong_kernel(case)
         for way, op in ways(case, device).items():
-            rows.append(_measured(case, way, op, (bound_ms, copy_gb_s), device, options))
+            rows.append(_measured(case, way, op, (bound_ms, card), device, options))
             print(rows[-1], flush=True)
     return rows
 
@@ -85,14 +84,16 @@ def refuse_a_wrong_kernel(case: Case) -> None:
     answer = getattr(dispatch, case.op)(*case.arguments)
     tensor = expected if isinstance(expected, torch.Tensor) else expected[0]
     rtol = max(1e-4, torch.finfo(tensor.dtype).eps)
-    torch.testing.assert_close(answer, expected, rtol=rtol, atol=1e-6)
+    # Attention over N keys is 1 / N on average: an absolute slack of its own size would hide all.
+    atol = 1e-6 if case.map_bytes is None else 1e-3 / tensor.shape[-1]
+    torch.testing.assert_close(answer, expected, rtol=rtol, atol=atol)
 
 
 def _measured(
     case: Case,
     way: str,
     op: Callable[..., Any],
-    bounds: tuple[float, float],
+    bounds: tuple[float, Ceilings],
     device: torch.device,
     options: dict[str, int],
 ) -> Row:

@@ -57,6 +57,7 @@ class Case:
         arguments: what the op is called with.
         amount: bytes that must be read and written, or operations of its products.
         bound: "copy" (of as many bytes) or "attention" (fused, of the same shape).
+        map_bytes: of the attention map of all heads in fp32, which the eager way holds at least.
     """
 
     op: str
@@ -64,6 +65,7 @@ class Case:
     arguments: tuple[Any, ...]
     amount: float
     bound: str
+    map_bytes: int | None = None
 
 
 def cases(sizes: Sizes, device: torch.device) -> list[Callable[[], Case]]:
@@ -101,7 +103,8 @@ def _received(sizes: Sizes, device: torch.device, batch: int, length: int, weigh
         arguments += (torch.rand(batch, length, device=device) > 0.9,)
         words += ", a tenth of the queries"
     operations = 4.0 * batch * heads * length**2 * width
-    return Case("attention_received", words, arguments, operations, "attention")
+    map_bytes = 4 * batch * heads * length**2
+    return Case("attention_received", words, arguments, operations, "attention", map_bytes)
 
 
 def _text(sizes: Sizes, device: torch.device) -> Case:
@@ -110,7 +113,8 @@ def _text(sizes: Sizes, device: torch.device) -> Case:
     key_BHND = _random(device, 1, sizes.key_heads, length, width)
     words = f"{length} tokens, {sizes.heads} heads on {sizes.key_heads} of {width}"
     amount = key_BHND.nbytes + 4 * length
-    return Case("text_attention", words, (query_BHD, key_BHND, width**-0.5), amount, "copy")
+    arguments = (query_BHD, key_BHND, width**-0.5)
+    return Case("text_attention", words, arguments, amount, "copy", 4 * sizes.heads * length**2)
 
 
 def _merge(sizes: Sizes, device: torch.device, cell: int) -> Case:

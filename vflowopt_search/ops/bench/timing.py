@@ -17,6 +17,7 @@ from vflowopt_search.ops.bench.cases import Case
 REPETITIONS = 50
 CACHE_BYTES = 2**28  # more than the L2 cache of any GPU
 LARGE_COPY_BYTES = 2**30
+LARGE_SIDE = 8192  # of the matrices in a large product
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,28 @@ def bound(case: Case, device: torch.device) -> Callable[[], object]:
     query_BHQD, key_BHND = case.arguments[:2]
     value_BHND = torch.randn_like(key_BHND)
     return lambda: scaled_dot_product_attention(query_BHQD, key_BHND, value_BHND)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the card really does: GB/s of a large copy, TFLOP/s of a large product."""
+
+    copy_gb_s: float
+    product_tflop_s: float
+
+
+def ceilings(device: torch.device) -> Ceilings:
+    """Measure them; on a CPU, where the program is only tried, with small ones."""
+    if device.type == "cpu":
+        return Ceilings(copy_bandwidth(device, 2**20), product_rate(device, 256))
+    return Ceilings(copy_bandwidth(device), product_rate(device))
+
+
+def product_rate(device: torch.device, side: int = LARGE_SIDE) -> float:
+    """TFLOP/s of a product of two square matrices in the type that the cases have there."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    left, right = torch.randn(2, side, side, device=device).to(dtype)
+    return 2 * side**3 / times(lambda: left @ right, device, 10).p50 / 1e9
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int = LARGE_COPY_BYTES) -> float:
