@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import platform
-import subprocess
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from vflowopt_search.checkout import commit
 from vflowopt_search.ops.bench.cases import Case
 from vflowopt_search.ops.bench.timing import Times
 
@@ -93,7 +93,7 @@ def setup_of(device: torch.device) -> Setup:
     name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     python = platform.python_version()
-    return Setup(now, _commit(), name, torch.__version__, _version("triton"), python)
+    return Setup(now, commit() or "unknown", name, torch.__version__, _version("triton"), python)
 
 
 def append(path: Path, setup: Setup, rows: list[Row]) -> None:
@@ -113,13 +113,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def _commit() -> str:
-    """The commit of the checkout, with "+" where files differ from it; "unknown" outside of one."""
-    command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except FileNotFoundError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
