@@ -10,7 +10,11 @@ import pytest
 
 from tests.command import World, make_world, run
 from tests.tiny import tiny_config
+from vflowopt_search import testbed
 from vflowopt_search.benchmark.records import Benchmark
+from vflowopt_search.benchmark.rows import Rows
+from vflowopt_search.checkout import commit
+from vflowopt_search.errors import ModelError
 from vflowopt_search.strategy import Importance, Stage, Strategy
 
 QUICK = ["--new-tokens", "2", "--repeats", "2", "--device", "cpu"]
@@ -72,7 +76,9 @@ def test_json_is_the_file(world: World, tmp_path: Path) -> None:
     assert told == json.loads(file.read_text())
     assert (told["rows"][0]["width"], told["rows"][0]["height"]) == (40, 40)
     assert told["prompt"].startswith("the image given")
-    assert set(told["versions"]) == {"vflowopt-search", "torch", "transformers", "python"}
+    names = {"vflowopt-search", "torch", "transformers", "python"}
+    assert set(told["versions"]) - {"commit"} == names
+    assert told["versions"].get("commit") == commit()
 
 
 def test_the_shipped_model_and_strategy(tmp_path: Path) -> None:
@@ -93,6 +99,66 @@ def test_the_shipped_model_and_strategy(tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert told["model"] == "testbed"
     assert told["rows"][0]["retained"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_folder_stands_for_the_strategy_in_it(world: World, tmp_path: Path) -> None:
+    strategy = Strategy.load(half(world))
+    strategy.save(tmp_path / "strategy.json")
+    result = run("bench", tmp_path, "--model", world.model, *QUICK, "--json")
+    assert json.loads(result.stdout)["strategy"] == "half"
+
+
+def test_what_was_measured_before_ctrl_c_is_printed_and_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Rows, "row", interrupted_after(1, Rows.row))
+    command: list[str | Path] = ["bench", half(world), "--model", world.model, *QUICK, *SIZES]
+    file = tmp_path / "bench.json"
+    result = run(*command, "--output", file)
+    assert result.exit_code == 130
+    assert "interrupted; 1 of 2 kinds of prompt measured" in result.stderr
+    assert "batch 1, image 28x28" in result.stdout and "batch 2" not in result.stdout
+    found = Benchmark.load(file)
+    assert [row.batch_size for row in found.rows] == [1] and found.kinds == 2
+    monkeypatch.setattr(Rows, "row", interrupted_after(0, Rows.row))
+    result = run(*command, "--json")
+    assert result.exit_code == 130 and result.stdout == ""
+    assert "interrupted; 0 of 2 kinds of prompt measured" in result.stderr
+
+
+def interrupted_after(number: int, measure: Any) -> Any:
+    done: list[Any] = []
+
+    def row(self: Any, inputs: Any, size: Any) -> Any:
+        if len(done) == number:
+            raise KeyboardInterrupt
+        done.append(measure(self, inputs, size))
+        return done[-1]
+
+    return row
+
+
+def test_what_was_measured_before_an_error_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measure = Rows.row
+
+    def row(self: Any, inputs: Any, size: Any) -> Any:
+        if len(inputs["input_ids"]) == 2:
+            raise ModelError("the machine caught fire")
+        return measure(self, inputs, size)
+
+    monkeypatch.setattr(Rows, "row", row)
+    file = tmp_path / "bench.json"
+    result = run("bench", half(world), "--model", world.model, *QUICK, *SIZES, "--output", file)
+    assert result.exit_code == 1 and "caught fire" in result.stderr
+    assert len(Benchmark.load(file).rows) == 1
+
+
+def test_memory_of_a_process_is_said_to_be_one(world: World) -> None:
+    found = run("bench", half(world), "--model", world.model, *QUICK).stdout
+    assert "peak memory: of the whole process" in found
+    assert "decoder: its gain counts" in found
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_onevision"])
@@ -120,6 +186,24 @@ def test_random_weights_with_the_checkpoints_processor(world: World) -> None:
         "--json",
     )
     assert "through LlavaProcessor" in json.loads(result.stdout)["prompt"]
+
+
+def test_a_model_that_is_named_gives_the_processor(world: World, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(testbed.load_model().config.to_json_string())
+    command: list[str | Path] = [
+        "bench",
+        half(world),
+        "--random-init",
+        config,
+        *QUICK,
+        "--resolution",
+        "56x56",
+    ]
+    assert "without a tokenizer" in json.loads(run(*command, "--json").stdout)["prompt"]
+    named = json.loads(run(*command, "--model", "testbed", "--json").stdout)
+    assert named["prompt"].startswith("noise images and 'what is in the image ?' through")
+    assert named["random_weights"]
 
 
 def test_no_table_calls_a_no_op_a_speed_up(world: World) -> None:

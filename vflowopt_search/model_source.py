@@ -18,16 +18,17 @@ class ModelSource:
     """Which model to load, and how.
 
     Args:
-        model: hub name, folder, or `testbed`.
+        model: hub name, folder, or `testbed`; None is the shipped one, or with `random_init` the
+            configuration's folder.
         device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`.
         dtype: `auto`, `float32`, `float16`, `bfloat16`; auto is float32 on the CPU, where half
             precision is slow, and the checkpoint's own elsewhere.
         trust_remote_code: run code that comes with the checkpoint.
         random_init: build from this configuration file with random weights; `model` then names
-            the processor, and `testbed` stands for the configuration's folder.
+            the processor.
     """
 
-    model: str = SHIPPED
+    model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: bool = False
@@ -36,7 +37,15 @@ class ModelSource:
     @property
     def name(self) -> str:
         """What the model is called in files and tables."""
-        return self.model if self.random_init is None else f"random {self.random_init}"
+        return self.checkpoint if self.random_init is None else f"random {self.random_init}"
+
+    @property
+    def checkpoint(self) -> str:
+        """Where the processor comes from, and the weights unless they are random."""
+        given = self.random_init
+        if self.model is not None:
+            return self.model
+        return SHIPPED if given is None else str(given if given.is_dir() else given.parent)
 
 
 def load(source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -59,11 +68,13 @@ def load_model(source: ModelSource) -> PreTrainedModel:
     place = _place(source)
     if source.random_init is not None:
         return loading.random_init(source.random_init, **place)
-    if source.model == SHIPPED:
+    if source.checkpoint == SHIPPED:
         from vflowopt_search import testbed
 
         return testbed.load_model(**place)
-    return loading.load_model(source.model, trust_remote_code=source.trust_remote_code, **place)
+    return loading.load_model(
+        source.checkpoint, trust_remote_code=source.trust_remote_code, **place
+    )
 
 
 def load_processor(source: ModelSource) -> ProcessorMixin:
@@ -74,16 +85,11 @@ def load_processor(source: ModelSource) -> ProcessorMixin:
     """
     from vflowopt_search.adapters import loading
 
-    trusts = source.trust_remote_code
-    if source.model != SHIPPED:
-        return loading.load_processor(source.model, trust_remote_code=trusts)
-    given = source.random_init
-    if given is not None:
-        beside = given if given.is_dir() else given.parent
-        return loading.load_processor(str(beside), trust_remote_code=trusts)
-    from vflowopt_search import testbed
+    if source.checkpoint == SHIPPED:
+        from vflowopt_search import testbed
 
-    return testbed.load_processor()
+        return testbed.load_processor()
+    return loading.load_processor(source.checkpoint, trust_remote_code=source.trust_remote_code)
 
 
 def _place(source: ModelSource) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def _place(source: ModelSource) -> dict[str, Any]:
 
     best = "cuda" if torch.cuda.is_available() else "cpu"
     device = best if source.device == "auto" else source.device
-    half_is_slow = device == "cpu" or source.model == SHIPPED
+    half_is_slow = device == "cpu" or source.name == SHIPPED
     dtype = "float32" if source.dtype == "auto" and half_is_slow else source.dtype
     parse_device(device)
     return {"device": device, "dtype": dtype}

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from vflowopt_search import __version__, trials
 from vflowopt_search.budget import mean_retained
+from vflowopt_search.checkout import commit
 from vflowopt_search.documents import digest
 from vflowopt_search.errors import StudyError
 from vflowopt_search.strategy import (
@@ -171,9 +172,11 @@ def context_sha256(study: Study) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The packages that results depend on."""
+    """The packages that results depend on, and the commit of this one where it is a checkout."""
     others = {name: version(name) for name in ("optuna", "torch", "transformers")}
-    return {"vflowopt-search": __version__, **others}
+    running = commit()
+    ours = {"vflowopt-search": __version__} | ({} if running is None else {"commit": running})
+    return {**ours, **others}
 
 
 def _budget(strategy: Strategy) -> Budget | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vflowopt_search import run_folder
 from vflowopt_search.adapters.hub import (
     Source,
     find_checkpoint,
@@ -22,16 +23,18 @@ STRATEGY_FILE = "vflowopt_strategy.json"
 
 
 def find_strategy(name_or_path: str | Path, *, revision: str | None = None) -> Strategy:
-    """The strategy in a file, in a folder's `vflowopt_strategy.json`, or in a hub repository.
+    """The strategy in a file, in a folder, or in a hub repository.
 
-    `revision` is the repository's; files and folders have none.
+    In a folder it is `vflowopt_strategy.json`, as beside a checkpoint, or else the
+    `strategy.json` that a search leaves in its own. `revision` is the repository's; files and
+    folders have none.
 
     Raises:
         StrategyError: there is none, it is wrong, or the hub cannot be asked.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, (STRATEGY_FILE, run_folder.STRATEGY))
     name = "" if isinstance(name_or_path, Path) else name_or_path
     names_a_repository = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if path.exists() or path.suffix == ".json" or not names_a_repository:
@@ -59,7 +62,7 @@ def strategy_beside(model: Any, *, revision: str | None = None) -> Strategy:
         )
     source = find_checkpoint(name)
     if source.is_folder:
-        return _in_folder(Path(source.name))
+        return _in_folder(Path(source.name), (STRATEGY_FILE,))
     loaded_at = getattr(config, "_commit_hash", None)
     return _download(source, STRATEGY_FILE, revision or loaded_at, None)
 
@@ -118,6 +121,7 @@ def push_strategy(
     from huggingface_hub import HfApi, constants
 
     strategy = strategy if isinstance(strategy, Strategy) else find_strategy(strategy)
+    _check_name(repo_id)
     if not hub_answers():
         reason = "HF_HUB_OFFLINE is set" if offline_wanted() else "the hub does not answer"
         raise StrategyError(
@@ -139,13 +143,25 @@ def push_strategy(
     return str(commit.pr_url or commit.commit_url)
 
 
-def _in_folder(folder: Path) -> Strategy:
-    if not (folder / STRATEGY_FILE).is_file():
-        raise StrategyError(
-            f"{folder} holds no {STRATEGY_FILE}; save one there, or pass a strategy or the path "
-            f"of its file"
-        )
-    return Strategy.load(folder / STRATEGY_FILE)
+def _in_folder(folder: Path, names: tuple[str, ...]) -> Strategy:
+    """The strategy in the first of these files that is there."""
+    for name in names:
+        if (folder / name).is_file():
+            return Strategy.load(folder / name)
+    raise StrategyError(
+        f"{folder} holds no {' and no '.join(names)}; save one there, or pass a strategy or the "
+        f"path of its file"
+    )
+
+
+def _check_name(repo_id: str) -> None:
+    """Refuse what is not `owner/name`, before the hub is asked."""
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with _told(repo_id, STRATEGY_FILE, None):
+        validate_repo_id(repo_id)
+    if repo_id.count("/") != 1:
+        raise StrategyError(f"{repo_id!r} is no name of a hub repository; give owner/name")
 
 
 def _download(
@@ -180,12 +196,11 @@ def _told(repo_id: str, filename: str, revision: str | None) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise StrategyError(
             f"{filename} of {at} is not in the hub's local cache, and the hub is not asked or "
-            f"does not answer; fetch it once with network, or pass the path of a file"
+            f"does not answer; fetch it once with network, or get the file by other means"
         ) from error
     except errors.EntryNotFoundError as error:
         raise StrategyError(
-            f"{at} holds no {filename}; push one there, name another revision or repository, or "
-            f"pass the path of a file"
+            f"{at} holds no {filename}; push one there, or name another revision or repository"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise StrategyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.families import tiny
 from tests.pruning.oracle import strategy_of
 from tests.tiny import tiny_model, tiny_processor
 from vflowopt_search.adapters.registry import adapter_for
@@ -18,12 +18,7 @@ from vflowopt_search.benchmark import rows
 from vflowopt_search.benchmark.costs import cache_bytes, decoder_shape
 from vflowopt_search.benchmark.memory import peak_while
 from vflowopt_search.benchmark.plan import Plan
-from vflowopt_search.benchmark.prompts import (
-    TEXT_TOKENS,
-    by_processor,
-    noise_image,
-    without_processor,
-)
+from vflowopt_search.benchmark.prompts import SEED, by_processor, noise_image
 from vflowopt_search.benchmark.records import Benchmark, Row, Spread
 from vflowopt_search.benchmark.run import benchmark
 from vflowopt_search.benchmark.timing import Answer, timed_answer
@@ -35,6 +30,7 @@ from vflowopt_search.strategy import Strategy
 STRATEGY = strategy_of((0, 0.4), (3, 0.5))
 PLAN = Plan(batch_sizes=(1, 3), resolutions=((56, 56), (40, 80)), new_tokens=3, repeats=3)
 CPU = torch.device("cpu")
+ON_A_CPU = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
 
 
 def measured(strategy: Strategy = STRATEGY, plan: Plan = PLAN, **options: Any) -> Benchmark:
@@ -54,6 +50,7 @@ def test_there_is_a_row_for_every_batch_and_resolution(found: Benchmark) -> None
     assert found.strategy_sha256 == STRATEGY.content_sha256()
     assert found.model == "tiny" and found.model_type == "llava_onevision"
     assert (found.new_tokens, found.repeats, found.dtype) == (3, 3, "float32")
+    assert (found.kinds, found.seed) == (4, SEED)
 
 
 def test_cache_and_flops_are_exactly_those_of_the_plan(found: Benchmark) -> None:
@@ -75,7 +72,7 @@ def test_cache_and_flops_are_exactly_those_of_the_plan(found: Benchmark) -> None
         ) / prefill_flops(shape, kept, row.text_tokens)
         assert row.share_reached is not None and row.decoder_speed_up is not None
         assert row.share_reached == row.decoder_speed_up.median / row.possible_speed_up
-        assert row.note is None
+        assert row.note is None and row.scoring_s is not None
 
 
 def test_what_takes_time_adds_up(found: Benchmark) -> None:
@@ -154,21 +151,68 @@ def test_sides_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert steps == [(n, 10) for n in range(1, 11)]
 
 
-def test_a_side_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("meets", [1, 2, 3], ids=["warm-up", "first", "second"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError(ON_A_CPU)])
+def test_a_side_without_room_is_said(
+    error: RuntimeError, meets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large: list[int] = []
+
     def answer(adapter: Any, inputs: Any, new_tokens: int) -> Answer:
         taken = timed_answer(adapter, inputs, new_tokens)
         if taken.kv_bytes > 50_000:
-            raise torch.OutOfMemoryError("no room")
+            large.append(taken.kv_bytes)
+            if len(large) == meets:
+                raise error
         return taken
 
     monkeypatch.setattr(rows, "timed_answer", answer)
     plan = Plan(resolutions=((56, 56),), new_tokens=2, repeats=2)
-    (row,) = measured(strategy_of((0, 0.3)), plan).rows
+    steps: list[tuple[int, int]] = []
+    found = measured(
+        strategy_of((0, 0.3)), plan, progress=lambda done, total: steps.append((done, total))
+    )
+    (row,) = found.rows
+    assert len(large) == meets and steps[-1] == (6, 6)
     assert row.note == "out of memory: unpruned"
     cells = lines(row)
     assert all(line[1] == "" and line[3] == "" for line in cells)
     assert all(line[2] for line in cells)
     assert row.unpruned is None and row.pruned is not None and row.end_to_end_speed_up is None
+
+
+def test_what_is_no_lack_of_room_is_not_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(adapter: Any, inputs: Any, new_tokens: int) -> Answer:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(rows, "timed_answer", answer)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measured()
+
+
+def test_a_cache_that_did_not_shrink_is_no_speed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(adapter: Any, inputs: Any, new_tokens: int) -> Answer:
+        return replace(timed_answer(adapter, inputs, new_tokens), kv_bytes=100)
+
+    monkeypatch.setattr(rows, "timed_answer", answer)
+    with pytest.raises(BenchmarkError, match="left the key-value cache as large as that of the"):
+        measured(plan=Plan(resolutions=((56, 56),), new_tokens=2, repeats=1))
+
+
+def test_every_row_is_handed_on_once_it_is_measured() -> None:
+    told: list[Benchmark] = []
+    plan = Plan(batch_sizes=(1, 2), resolutions=((28, 28), (56, 56)), new_tokens=2, repeats=1)
+    found = measured(strategy_of((0, 0.99)), plan, on_row=told.append)
+    # nothing is removed of 36 tokens, so that nothing is worth keeping before the third row
+    assert [len(one.rows) for one in told] == [3, 4]
+    assert told[-1] == found and told[0].rows == found.rows[:3] and told[0].kinds == 4
+
+
+def test_the_hardware_is_named(found: Benchmark) -> None:
+    assert found.device.startswith("cpu (") and found.device != "cpu ()"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and "model name" in cpuinfo.read_text():
+        assert found.device.removeprefix("cpu (").removesuffix(")") in cpuinfo.read_text()
 
 
 def test_an_answer_is_as_long_as_asked_and_its_parts_add_up() -> None:
@@ -192,15 +236,6 @@ def test_cache_bytes_are_those_allocated() -> None:
     assert cache_bytes(cache) == whole
 
 
-def test_flops_are_counted_only_where_the_weights_are_as_counted() -> None:
-    counted = decoder_shape(adapter_for(tiny_model("llava")))
-    assert counted is not None and counted.num_kv_heads == 2
-    assert decoder_shape(adapter_for(tiny("llama4").model())) is None  # experts
-    model: Any = tiny_model("llava")
-    model.model.language_model.layers[0].mlp.extra = torch.nn.Linear(2, 2)
-    assert decoder_shape(adapter_for(model)) is None
-
-
 def test_peak_memory_sees_what_was_held_for_a_moment() -> None:
     size = 200_000_000
 
@@ -213,51 +248,6 @@ def test_peak_memory_sees_what_was_held_for_a_moment() -> None:
     assert 0.9 * size <= more - little <= 1.2 * size
     again = peak_while(lambda: None, CPU)
     assert again is not None and again < more - 0.8 * size
-
-
-@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision"])
-@pytest.mark.parametrize("size", [(28, 28), (70, 40)])
-def test_prompts_without_a_processor_are_what_the_model_takes(
-    name: str, size: tuple[int, int]
-) -> None:
-    model: Any = tiny(name).model()
-    adapter = adapter_for(model)
-    inputs = without_processor(adapter).batch(2, size)
-    encoded = adapter.features(
-        model.model.get_image_features(
-            **{k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")},
-            return_dict=True,
-        )
-    )
-    placeholders = int((inputs["input_ids"] == adapter.image_token_id).sum())
-    assert placeholders == sum(len(one) for one in encoded)
-    assert len(timed_answer(adapter, inputs, 2).steps) == 1
-
-
-@pytest.mark.parametrize("name", ["llava", "llava_onevision"])
-def test_they_have_as_many_visual_tokens_as_with_one(name: str) -> None:
-    model = tiny_model(name)
-    adapter = adapter_for(model)
-    for size in ((56, 56), (80, 30)):
-        ids = [
-            prompts.batch(1, size)["input_ids"]
-            for prompts in (without_processor(adapter), by_processor(adapter, tiny_processor(name)))
-        ]
-        counts = [int((one == adapter.image_token_id).sum()) for one in ids]
-        assert counts[0] == counts[1]
-
-
-def test_text_drawn_at_random_holds_no_placeholder() -> None:
-    adapter = adapter_for(tiny_model("llava_onevision"))
-    [ids] = without_processor(adapter).batch(1, (28, 28))["input_ids"]
-    text = ids[ids != adapter.image_token_id]
-    assert len(text) == TEXT_TOKENS and len(text.unique()) > 1
-    assert adapter.video_token_id not in text
-
-
-def test_other_families_need_a_processor() -> None:
-    with pytest.raises(BenchmarkError, match="not for qwen2_vl; put the processor's files"):
-        without_processor(adapter_for(tiny("qwen2_vl").model()))
 
 
 def test_a_given_picture_takes_every_resolution() -> None:

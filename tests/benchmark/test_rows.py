@@ -32,6 +32,17 @@ def test_a_speed_up_is_how_many_times_faster_the_pruned_side_is() -> None:
     assert ratios["share_reached"] == 3.0 / 4.0
 
 
+def test_what_scores_add_to_the_vision_encoder_is_counted_to_the_pruned_decoder() -> None:
+    short = [Answer(encoding, 2.0, (0.1,), 0.5, 50) for encoding in (1.5, 1.2, 3.0)]
+    ratios = _ratios(WHOLE, short, side(60.0), side(15.0))
+    assert ratios["scoring_s"] == 0.5  # the median of 0.5, 0.2 and 2
+    assert ratios["decoder_speed_up"].median == 6.0 / 2.5
+    assert ratios["share_reached"] == 6.0 / 2.5 / 4.0
+    faster = [Answer(0.5, 2.0, (0.1,), 0.5, 50)] * 3  # chance, for nothing is left out there
+    assert _ratios(WHOLE, faster, side(None), side(None))["scoring_s"] == 0.0
+    assert _ratios(WHOLE, faster, side(None), side(None))["decoder_speed_up"].median == 3.0
+
+
 def test_what_was_not_counted_or_measured_is_not_said() -> None:
     uncounted = _ratios(WHOLE, SHORT, side(60.0), side(None))
     assert uncounted["possible_speed_up"] is None and uncounted["share_reached"] is None

@@ -37,6 +37,20 @@ every_metric = pytest.mark.parametrize("metric", METRICS)
         ("red", "dark red", False),
         ("", "red", False),
         ("it's", "its", False),
+        # punctuation that is the answer, or a part of the number
+        ("<", ">", False),
+        ("", ">", False),
+        ("+", "-", False),
+        ("<", "<", True),
+        ("-5", "5", False),
+        ("5%", "5", False),
+        (".5", "5", False),
+        ("-.5", ".5", False),
+        ("-$5", "5", False),
+        ("(-5%).", "-5 %", True),
+        ("$5", "5", True),
+        ("...5", "5", True),
+        ("red-", "-red", True),
     ],
 )
 def test_exact_match_forgives_case_and_punctuation_only(
@@ -54,7 +68,10 @@ def test_exact_match_forgives_case_and_punctuation_only(
         ("a dark red car", ["dark blue", "Dark Red"], 1),
         ("red dark", ["dark red"], 0),
         ("anything", ["..."], 0),
-        ("...", ["!"], 1),
+        ("...", ["!"], 0),
+        ("a > b", [">"], 1),
+        ("a < b", [">"], 0),
+        ("it is -5 degrees", ["5"], 0),
     ],
 )
 def test_contains_whole_words_in_order(answer: str, truths: list[str], score: float) -> None:
@@ -190,6 +207,23 @@ def test_multiple_choice_takes_letters_and_words_on_both_sides() -> None:
 def test_an_option_that_is_a_letter_or_a_number_is_meant_by_its_words() -> None:
     assert option_meant("B", ["C", "A", "B"]) == "C"
     assert option_meant("2", ["1", "2", "3"]) == "B"
+
+
+def test_a_label_may_be_the_number_of_an_option() -> None:
+    assert multiple_choice("A", ["0"], OPTIONS) == 1
+    assert multiple_choice("a blue car", ["1"], OPTIONS) == 1
+    assert multiple_choice("A", ["4"], OPTIONS) == 0  # there is none
+    assert multiple_choice("B", ["0"], ["2", "0"]) == 1  # what an option says comes first
+    assert option_meant("0", OPTIONS) is None  # said by a model it names none
+
+
+@given(value=st.integers(0, 10**6), sign=st.sampled_from(["", "-"]))
+def test_a_number_is_only_itself(value: int, sign: str) -> None:
+    told = f"{sign}{value}"
+    assert exact_match(f"({told}).", [told]) == 1
+    assert exact_match(f"-{value}", [told]) == (sign == "-")
+    assert exact_match(f"{told}%", [told]) == 0
+    assert exact_match(f"{told} %", [f"{told}%"]) == 1
 
 
 @every_metric

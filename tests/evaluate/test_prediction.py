@@ -11,7 +11,10 @@ from scipy.stats import spearmanr
 from vflowopt_search.evaluate.prediction import (
     DRAWS,
     Prediction,
+    _accuracies,
+    _around,
     _correlations,
+    _multisets,
     _subsets,
     predictions,
 )
@@ -22,12 +25,16 @@ def found(
 ) -> dict[tuple[str, int], Prediction]:
     """A divergence that is the truth with noise, one without, and one that knows nothing."""
     rng = np.random.default_rng(0)
-    accuracy_K = rng.random(num_strategies)
+    # right to as many questions as a strategy is good; ten questions to an image
+    accuracy_K = rng.permutation(np.linspace(0.1, 0.9, num_strategies))
+    scores_KN = (np.linspace(0, 1, 1000)[None] < accuracy_K[:, None]).astype(float)
+    accuracy_K = scores_KN.mean(1)
     exact = np.repeat(1 - accuracy_K[:, None], num_samples, axis=1)
     noisy = exact + noise * rng.standard_normal(exact.shape)
     blind = rng.random(exact.shape)
     tables = {"exact": exact, "noisy": noisy, "blind": blind}
-    rows = predictions(tables, accuracy_K, against="exact", seed=0)
+    clusters = rng.permutation(np.arange(1000) // 10).tolist()
+    rows = predictions(tables, scores_KN, clusters, against="exact", seed=0)
     return {(row.metric, row.samples): row for row in rows}
 
 
@@ -59,6 +66,62 @@ def test_the_interval_also_tells_how_much_the_strategies_matter() -> None:
     assert row.correlation.low < row.correlation.value - 0.02
     assert row.correlation.high > row.correlation.value + 0.02
     assert row.gain.low < row.gain.value < row.gain.high
+
+
+def spreads(num_questions: int, num_samples: int, *, seed: int = 0) -> tuple[float, float]:
+    """Width of the intervals of correlation and pick, of an honest but noisy divergence."""
+    rng = np.random.default_rng(seed)
+    quality_K = np.linspace(0.4, 0.6, 20)
+    scores_KN = (rng.random((20, num_questions)) < quality_K[:, None]).astype(float)
+    divergence_KS = 1 - quality_K[:, None] + 0.3 * rng.standard_normal((20, num_samples))
+    images = list(range(num_questions))
+    rows = predictions({"one": divergence_KS}, scores_KN, images, against="one", seed=0)
+    last = rows[-1]
+    return (
+        last.correlation.high - last.correlation.low,
+        last.picked.high - last.picked.low,
+    )
+
+
+def test_with_all_samples_other_samples_might_have_been_there_too() -> None:
+    """Drawn without replacement, all of them would be one draw, and the pick would be certain."""
+    assert all(width > 0.005 for width in spreads(10_000, 64))
+    assert spreads(10_000, 64)[0] > spreads(10_000, 4096)[0]
+
+
+def test_few_questions_make_intervals_wider() -> None:
+    few, many = spreads(50, 4096), spreads(5000, 4096)
+    assert few[0] > 1.2 * many[0] and few[1] > 1.2 * many[1]
+
+
+def test_questions_about_one_image_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    scores_KN = np.repeat(rng.integers(0, 2, (3, 50)).astype(float), 20, axis=1)
+    apart = _accuracies(scores_KN, list(range(1000)), rng).std(0)
+    together = _accuracies(scores_KN, (np.arange(1000) // 20).tolist(), rng).std(0)
+    assert (together > 3 * apart).all()  # the square root of 20, about
+    assert _accuracies(scores_KN, [0] * 1000, rng) == pytest.approx(
+        np.tile(scores_KN.mean(1), (DRAWS, 1))
+    )
+
+
+@given(
+    value=st.floats(-1, 1),
+    draws=st.lists(st.floats(-1, 1), min_size=40, max_size=60),
+)
+def test_an_interval_lies_about_its_value(value: float, draws: list[float]) -> None:
+    found = _around(value, np.array(draws), -1, 1)
+    assert -1 <= found.low <= found.high <= 1
+    moved = _around(value, np.array(draws) - 0.25, -1, 1)  # a bias of the draws says nothing
+    assert (moved.low, moved.high) == pytest.approx((found.low, found.high))
+
+
+@pytest.mark.parametrize(("total", "size"), [(10, 1), (10, 4), (10, 25)])
+def test_a_draw_with_replacement_has_its_size(total: int, size: int) -> None:
+    drawn_RS = _multisets(total, size, np.random.default_rng(0))
+    assert (drawn_RS.sum(1) == size).all() and (drawn_RS >= 0).all()
+    assert size == 1 or drawn_RS.max() > 1
+    assert drawn_RS.mean(0) == pytest.approx(size / total, abs=0.2)
 
 
 @pytest.mark.parametrize(("total", "size"), [(10, 1), (10, 4), (10, 10)])

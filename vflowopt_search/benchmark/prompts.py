@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vflowopt_search.adapters.base import Adapter
+from vflowopt_search.benchmark.pixels import FROM_CONFIG
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.errors import BenchmarkError
@@ -23,6 +24,8 @@ Size = tuple[int, int]
 """Width and height, in pixels."""
 
 QUESTION = "what is in the image ?"
+SEED = 0
+"""Of the text drawn at random, and of the first noise image; the next has the next one."""
 TEXT_TOKENS = 32
 """Of a prompt that is put together without a tokenizer."""
 
@@ -58,7 +61,8 @@ def by_processor(
 
     def batch(rows: int, size: Size) -> dict[str, Any]:
         pictures = (
-            noise_image(size, seed) if image is None else image.resize(size) for seed in range(rows)
+            noise_image(size, SEED + row) if image is None else image.resize(size)
+            for row in range(rows)
         )
         samples = [Sample(str(n), question, (picture,)) for n, picture in enumerate(pictures)]
         return _placed(adapter, encode(processor, samples))
@@ -76,21 +80,24 @@ def without_processor(adapter: Adapter) -> Prompts:
     Raises:
         BenchmarkError: the family's inputs cannot be made so.
     """
-    make = _PIXELS.get(adapter.model_type)
+    make = FROM_CONFIG.get(adapter.model_type)
     if make is None:
         raise BenchmarkError(
-            f"there is no processor beside the configuration, and without one prompts are made for "
-            f"{', '.join(sorted(_PIXELS))} only, not for {adapter.model_type}; put the processor's "
+            "there is no processor beside the configuration, and without one prompts are made for "
+            f"{', '.join(FROM_CONFIG)} only, not for {adapter.model_type}; put the processor's "
             "files beside config.json, or name a processor with --model"
         )
     pixels_of = make(adapter.config)
 
     def batch(rows: int, size: Size) -> dict[str, Any]:
-        pixels = pixels_of([noise_image(size, seed) for seed in range(rows)])
-        counts = [len(image.grid) for image in adapter.images(pixels)]
-        ids_BS = torch.stack([_ids(adapter, count) for count in counts])
-        mask = {"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}
-        return _placed(adapter, mask | pixels)
+        pixels = pixels_of([noise_image(size, SEED + row) for row in range(rows)])
+        # all prompts are alike; a family may count the tiles of one as images of their own
+        tokens = sum(len(image.grid) for image in adapter.images(pixels)) // rows
+        ids_BS = _ids(adapter, tokens).expand(rows, -1).contiguous()
+        words = {"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}
+        if "image_grid_thw" in pixels:  # 3-D positions want to know what is an image
+            words["mm_token_type_ids"] = (ids_BS == adapter.image_token_id).int()
+        return _placed(adapter, words | pixels)
 
     return Prompts(batch, "noise images and random text, without a tokenizer")
 
@@ -100,7 +107,7 @@ def _ids(adapter: Adapter, visual_tokens: int) -> Tensor:
     vocabulary = adapter.backbone.config.vocab_size
     placeholders = placeholder_ids(adapter)
     words = torch.tensor([i for i in range(min(vocabulary, 1000)) if i not in placeholders])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     text = words[torch.randint(len(words), (TEXT_TOKENS,), generator=generator)]
     image = torch.full((visual_tokens,), adapter.image_token_id)
     return torch.cat([text[: TEXT_TOKENS // 2], image, text[TEXT_TOKENS // 2 :]])
@@ -116,49 +123,3 @@ def _placed(adapter: Adapter, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
     return {name: place(value) for name, value in inputs.items()}
-
-
-Pixels = Callable[[list[Image.Image]], dict[str, Any]]
-
-
-def _any_resolution(config: Any, processor_class: Any) -> Pixels:
-    """Base view and tiles, as many as the configuration's pinpoints give."""
-    side = config.vision_config.image_size
-    square = {"height": side, "width": side}
-    processor = processor_class(
-        size=square,
-        crop_size=square,
-        image_grid_pinpoints=config.image_grid_pinpoints,
-        do_center_crop=False,
-    )
-    return lambda images: dict(processor(images=images, return_tensors="pt"))
-
-
-def _llava_next(config: Any) -> Pixels:
-    from transformers import LlavaNextImageProcessorPil
-
-    return _any_resolution(config, LlavaNextImageProcessorPil)
-
-
-def _llava_onevision(config: Any) -> Pixels:
-    from transformers import LlavaOnevisionImageProcessorPil
-
-    return _any_resolution(config, LlavaOnevisionImageProcessorPil)
-
-
-def _llava(config: Any) -> Pixels:
-    """One square tile, whatever the resolution."""
-    from transformers import CLIPImageProcessorPil
-
-    side = config.vision_config.image_size
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-    )
-    return lambda images: dict(processor(images=images, return_tensors="pt"))
-
-
-_PIXELS: dict[str, Callable[[Any], Pixels]] = {
-    "llava": _llava,
-    "llava_next": _llava_next,
-    "llava_onevision": _llava_onevision,
-}

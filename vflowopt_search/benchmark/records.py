@@ -48,7 +48,8 @@ class Side(Part):
     first_token_s: Spread
     """Seconds until the first new token: all of the prompt's work."""
     encoding_s: Spread
-    """The part of it before the decoder: vision encoder and projector, which pruning leaves."""
+    """The part of it before the decoder: vision encoder and projector, which pruning leaves whole;
+    on the pruned side its scores are read here."""
     decoder_s: Spread
     """The part of it from the decoder on."""
     decode_tokens_per_s: Spread
@@ -87,10 +88,13 @@ class Row(Part):
     """The whole model; null where it ran out of memory."""
     pruned: Side | None
     """The pruned model; null where it ran out of memory or nothing was removed."""
+    scoring_s: float | None = None
+    """Seconds that reading scores adds to the vision encoder: the median of pruned less unpruned,
+    at least 0; null also in files of before it was written."""
     first_token_speed_up: Spread | None
     """Time to the first token, unpruned over pruned."""
     decoder_speed_up: Spread | None
-    """Time of the decoder's prefill, unpruned over pruned."""
+    """Time of the decoder's prefill, unpruned over pruned, `scoring_s` counted to the latter."""
     decode_speed_up: Spread | None
     """Tokens a second once the prompt has been read, pruned over unpruned."""
     end_to_end_speed_up: Spread | None
@@ -121,7 +125,7 @@ class Benchmark(Part):
     prompt: str
     """Where the prompts came from."""
     device: str
-    """Hardware, by name."""
+    """Hardware, by name: the GPU's, or the CPU's."""
     threads: int
     """CPU threads of one operation."""
     dtype: str
@@ -134,8 +138,13 @@ class Benchmark(Part):
     """Tokens of each answer."""
     repeats: int
     """Measurements of each side."""
+    kinds: int | None = None
+    """Kinds of prompt asked for, more than there are rows where the run was interrupted; null in
+    files of before it was written."""
+    seed: int | None = None
+    """Of noise images and random text; null in files of before it was written."""
     versions: dict[str, str]
-    """Of what computed it."""
+    """Of what computed it; the commit too where it is a checkout of this package."""
     created: str
     """When, ISO 8601."""
     rows: tuple[Row, ...]

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-import torch
-
 from vflowopt_search.adapters.base import Adapter
-from vflowopt_search.benchmark.costs import decoder_shape
+from vflowopt_search.benchmark.costs import decoder_cost
 from vflowopt_search.benchmark.memory import peak_while
 from vflowopt_search.benchmark.plan import Plan, Progress
 from vflowopt_search.benchmark.prompts import Size
 from vflowopt_search.benchmark.records import Row, Side, Spread
 from vflowopt_search.benchmark.timing import Answer, timed_answer
-from vflowopt_search.budget import prefill_flops
 from vflowopt_search.deploy import pruned
+from vflowopt_search.memory_errors import is_out_of_memory
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.strategy import Strategy
 
@@ -33,13 +32,29 @@ def nothing_removed(strategy: Strategy) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _WarmUp:
-    """What the first answer of a side told: its peak of memory, what happened, whether it fits."""
+def nothing_freed(strategy: Strategy) -> str:
+    """What is said where the engine counts fewer tokens, and the cache holds as much as before."""
+    return (
+        f"strategy {strategy.name!r} left the key-value cache as large as that of the whole model, "
+        "so that nothing it says about time would be a speed-up; check the model with "
+        "`vflowopt-search doctor`"
+    )
 
+
+@dataclass
+class _Measured:
+    """What one side showed: its answers, its peak of memory, what happened, whether it fits."""
+
+    answers: list[Answer] = field(default_factory=list)
     peak: int | None = None
+    kv_bytes: int = 0
     last: LastPrefill | None = None
     fits: bool = True
+
+    def run_out(self) -> None:
+        """It has no room: what it answered until then is not compared."""
+        self.fits = False
+        self.answers.clear()
 
 
 class Rows:
@@ -49,7 +64,7 @@ class Rows:
         self, adapter: Adapter, strategy: Strategy, plan: Plan, progress: Progress | None
     ) -> None:
         self.adapter, self.strategy, self.plan, self.progress = adapter, strategy, plan, progress
-        self.shape = decoder_shape(adapter)
+        self.cost = decoder_cost(adapter)
         self.done, self.total = 0, len(plan.kinds) * 2 * (plan.repeats + 1)
 
     def row(self, inputs: dict[str, Any], size: Size) -> Row:
@@ -60,18 +75,16 @@ class Rows:
             self._count(2 * self.plan.repeats + 1)
             return kind.row(retained=1.0, note=nothing_removed(self.strategy))
         whole = self._warm_up(inputs, prunes=False)
-        sides = {False: whole, True: short}
-        answers: dict[bool, list[Answer]] = {prunes: [] for prunes in sides}
-        for number in range(self.plan.repeats):
-            for prunes in (False, True) if number % 2 else (True, False):
-                if sides[prunes].fits:
-                    answers[prunes].append(self._answer(inputs, prunes=prunes)[0])
+        if short.fits and whole.fits and short.kv_bytes >= whole.kv_bytes:
+            self._count(2 * self.plan.repeats)
+            return kind.row(note=nothing_freed(self.strategy))
+        self._repeat(inputs, {False: whole, True: short})
         depth = len(self.adapter.decoder_layers)
         alive = short.last.tokens_per_layer[0] if short.last else []
-        unpruned = self._side(kind, answers[False], whole, [kind.visual_tokens] * depth)
-        pruned_side = self._side(kind, answers[True], short, alive)
+        unpruned = self._side(kind, whole, [kind.visual_tokens] * depth)
+        pruned_side = self._side(kind, short, alive)
         retained = sum(alive) / (depth * kind.visual_tokens) if short.last else None
-        ratios = _ratios(answers[False], answers[True], unpruned, pruned_side)
+        ratios = _ratios(whole.answers, short.answers, unpruned, pruned_side)
         return kind.row(
             retained=retained,
             unpruned=unpruned,
@@ -80,19 +93,37 @@ class Rows:
             **ratios,
         )
 
-    def _warm_up(self, inputs: dict[str, Any], *, prunes: bool) -> _WarmUp:
+    def _repeat(self, inputs: dict[str, Any], sides: dict[bool, _Measured]) -> None:
+        """Let both sides answer by turns."""
+        for number in range(self.plan.repeats):
+            for prunes in (False, True) if number % 2 else (True, False):
+                side = sides[prunes]
+                if not side.fits:
+                    continue
+                try:
+                    side.answers.append(self._answer(inputs, prunes=prunes)[0])
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    side.run_out()
+                    self._count(self.plan.repeats - number)
+
+    def _warm_up(self, inputs: dict[str, Any], *, prunes: bool) -> _Measured:
         """The first answer, in which memory is measured; it also sets up kernels and caches."""
-        found: list[LastPrefill | None] = []
+        found = _Measured()
 
         def work() -> None:
-            found.append(self._answer(inputs, prunes=prunes)[1])
+            answer, found.last = self._answer(inputs, prunes=prunes)
+            found.kv_bytes = answer.kv_bytes
 
         try:
-            peak = peak_while(work, self.adapter.backbone.device)
-        except torch.OutOfMemoryError:
+            found.peak = peak_while(work, self.adapter.backbone.device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found.run_out()
             self._count(1 + self.plan.repeats)
-            return _WarmUp(fits=False)
-        return _WarmUp(peak, found[0])
+        return found
 
     def _answer(self, inputs: dict[str, Any], *, prunes: bool) -> tuple[Answer, LastPrefill | None]:
         with pruned(self.adapter.model, self.strategy) if prunes else nullcontext() as applied:
@@ -105,14 +136,13 @@ class Rows:
         if self.progress is not None:
             self.progress(self.done, self.total)
 
-    def _side(
-        self, kind: _Kind, answers: Sequence[Answer], start: _WarmUp, alive: Sequence[int]
-    ) -> Side | None:
+    def _side(self, kind: _Kind, found: _Measured, alive: Sequence[int]) -> Side | None:
+        answers = found.answers
         if not answers:
             return None
         flops = None
-        if self.shape is not None:
-            flops = kind.batch_size * prefill_flops(self.shape, alive, kind.text_tokens)
+        if self.cost is not None:
+            flops = kind.batch_size * self.cost.prefill_flops(alive, kind.text_tokens)
         return Side(
             visual_per_layer=tuple(alive),
             first_token_s=Spread.of([one.first_token for one in answers]),
@@ -121,7 +151,7 @@ class Rows:
             decode_tokens_per_s=Spread.of([kind.batch_size / one.per_step for one in answers]),
             end_to_end_s=Spread.of([one.whole for one in answers]),
             kv_bytes=answers[0].kv_bytes,
-            peak_bytes=start.peak,
+            peak_bytes=found.peak,
             prefill_flops=flops,
         )
 
@@ -165,14 +195,18 @@ def _ratios(
     if unpruned is None or side is None:
         return {}
 
-    def of(seconds: Callable[[Answer], float]) -> Spread:
-        return Spread.of([seconds(a) / seconds(b) for a, b in zip(whole, short, strict=True)])
+    scoring = scoring_seconds(whole, short)
 
-    decoder = of(lambda answer: answer.decoder)
+    def of(seconds: Callable[[Answer], float], more: float = 0.0) -> Spread:
+        pairs = zip(whole, short, strict=True)
+        return Spread.of([seconds(a) / (seconds(b) + more) for a, b in pairs])
+
+    decoder = of(lambda answer: answer.decoder, more=scoring)
     possible = None
     if unpruned.prefill_flops is not None and side.prefill_flops is not None:
         possible = unpruned.prefill_flops / side.prefill_flops
     return {
+        "scoring_s": scoring,
         "first_token_speed_up": of(lambda answer: answer.first_token),
         "decoder_speed_up": decoder,
         "decode_speed_up": of(lambda answer: answer.per_step),
@@ -182,7 +216,13 @@ def _ratios(
     }
 
 
-def _no_room(whole: _WarmUp, short: _WarmUp) -> str | None:
+def scoring_seconds(whole: Sequence[Answer], short: Sequence[Answer]) -> float:
+    """Seconds that reading scores adds to the vision encoder: median over pairs, at least 0."""
+    pairs = zip(whole, short, strict=True)
+    return max(0.0, median([b.encoding - a.encoding for a, b in pairs]))
+
+
+def _no_room(whole: _Measured, short: _Measured) -> str | None:
     """Which side ran out of memory."""
     full = [name for name, side in (("unpruned", whole), ("pruned", short)) if not side.fits]
     return f"out of memory: {' and '.join(full)}" if full else None

@@ -19,10 +19,12 @@ from vflowopt_search.cli.options import (
     Fps,
     Frames,
     Json,
+    StrategyPath,
     TrustRemoteCode,
 )
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy_hub import find_strategy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +49,7 @@ class Answer:
 
 
 def apply(
-    file: Annotated[Path, typer.Argument(help="A strategy file.")],
+    file: StrategyPath,
     model: Annotated[str, typer.Option(help="Hub name, folder, or `testbed`.")],
     prompt: Annotated[str, typer.Option(help="What to ask; <image> may say where one belongs.")],
     image: Annotated[
@@ -74,7 +76,7 @@ def apply(
     from vflowopt_search.calibration.images import open_image
     from vflowopt_search.calibration.video import check_frame_choice, read_video
 
-    strategy = Strategy.load(file)
+    strategy = find_strategy(file)
     check_frame_choice(frames, fps)
     if not video and (frames is not None or fps is not None):
         raise typer.BadParameter(

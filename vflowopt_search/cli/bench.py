@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,20 @@ from rich.table import Table
 
 from vflowopt_search.cli.bench_table import rendered
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
-from vflowopt_search.cli.loading import SHIPPED, ModelSource, load_model, load_processor
-from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, TrustRemoteCode
+from vflowopt_search.cli.interrupted import INTERRUPTED
+from vflowopt_search.cli.loading import ModelSource, load_model, load_processor
+from vflowopt_search.cli.options import (
+    Device,
+    Dtype,
+    DtypeName,
+    Json,
+    StrategyPath,
+    TrustRemoteCode,
+)
 from vflowopt_search.cli.output import check_file
 from vflowopt_search.cli.progress import display
 from vflowopt_search.errors import BenchmarkError, ModelError
-from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy_hub import find_strategy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from vflowopt_search.adapters.base import Adapter
     from vflowopt_search.benchmark.plan import Plan
     from vflowopt_search.benchmark.prompts import Prompts, Size
+    from vflowopt_search.benchmark.records import Benchmark
 
 USUAL_SIZE = (672, 672)
 LONGEST_SIDE = 16384
@@ -53,7 +63,9 @@ Init = Annotated[
     Path | None,
     typer.Option(
         help="Random weights for this config.json, with which times are the same; the "
-        "checkpoint's own unless said."
+        "checkpoint's own unless said. Without the processor's files beside it, or a --model that "
+        "has them, of types internvl, llava, llava_next, llava_onevision, qwen2_vl and qwen2_5_vl "
+        "only."
     ),
 ]
 NewTokens = Annotated[int, typer.Option(min=2, help="Tokens of each answer.")]
@@ -68,7 +80,7 @@ Output = Annotated[Path | None, typer.Option(help="JSON file to write, too; none
 
 
 def bench(
-    file: Annotated[Path, typer.Argument(help="A strategy file.")],
+    file: StrategyPath,
     model: MeasuredModel = None,
     random_init: Init = None,
     batch_size: BatchSizes = None,
@@ -85,10 +97,10 @@ def bench(
 ) -> None:
     """Measure what a strategy saves: first token, tokens a second, cache, memory, FLOPs.
 
-    The whole and the pruned model answer by turns. With --random-init a configuration is enough,
-    for full-size figures without weights.
+    The whole and the pruned model answer by turns. With --random-init no weights are needed for
+    full-size figures. What is measured is written to --output after every kind of prompt.
 
-    Example: vflowopt-search bench runs/quickstart/strategy.json --model testbed --batch-size 1,8
+    Example: vflowopt-search bench runs/quickstart --model testbed
     """
     from vflowopt_search.adapters.registry import adapter_for
     from vflowopt_search.benchmark.run import benchmark
@@ -100,33 +112,66 @@ def bench(
             param_hint="--model",
         )
     check_file(output, "--output")
-    strategy = Strategy.load(file)
+    strategy = find_strategy(file)
     picture = None if image is None else open_image(image)
     plan = planned(batch_size, resolution, new_tokens, repeats, picture)
     quiet_progress_bars()
-    source = ModelSource(
-        model or SHIPPED, device, dtype.value, trust_remote_code, random_init=random_init
-    )
+    source = ModelSource(model, device, dtype.value, trust_remote_code, random_init=random_init)
     loaded = load_model(source)
     prompts = prompts_for(adapter_for(loaded), source, prompt, picture)
-    with display() as shown:
-        shown.phase("measuring")
-        found = benchmark(
-            loaded,
-            strategy,
-            prompts,
-            plan,
-            name=source.name,
-            random_weights=random_init is not None,
-            progress=shown.step,
-        )
-    if output is not None:
-        found.save(output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    for part in rendered(found):
-        stdout().print(part, soft_wrap=not isinstance(part, Table))
+    kept = Kept(output)
+    try:
+        with display() as shown:
+            shown.phase("measuring")
+            benchmark(
+                loaded,
+                strategy,
+                prompts,
+                plan,
+                name=source.name,
+                random_weights=random_init is not None,
+                progress=shown.step,
+                on_row=kept.keep,
+            )
+    except KeyboardInterrupt:
+        kept.print(as_json=as_json)
+        done = 0 if kept.found is None else len(kept.found.rows)
+        typer.echo(f"interrupted; {done} of {len(plan.kinds)} kinds of prompt measured", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    kept.print(as_json=as_json)
+
+
+@dataclass
+class Kept:
+    """What was measured so far: in the file after every row, if there is to be one.
+
+    Attributes:
+        output: the file; None is none.
+        found: the benchmark of the rows that are done; None before the first.
+    """
+
+    output: Path | None
+    found: Benchmark | None = None
+
+    def keep(self, found: Benchmark) -> None:
+        """Write the file again, with one more row.
+
+        Raises:
+            BenchmarkError: it cannot be written.
+        """
+        self.found = found
+        if self.output is not None:
+            found.save(self.output)
+
+    def print(self, *, as_json: bool) -> None:
+        """Print what there is, for people or for scripts."""
+        if self.found is None:
+            return
+        if as_json:
+            print_json(self.found.model_dump(mode="json"))
+            return
+        for part in rendered(self.found):
+            stdout().print(part, soft_wrap=not isinstance(part, Table))
 
 
 def planned(
@@ -166,7 +211,7 @@ def prompts_for(
     try:
         processor = load_processor(source)
     except ModelError as error:
-        if source.random_init is None or source.model != SHIPPED:
+        if source.random_init is None or source.model is not None:
             raise
         if question is not None or picture is not None:
             raise BenchmarkError(

@@ -19,8 +19,11 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 LEGEND = (
     "times: median of all runs (quartiles)",
     "gain: of the two sides that ran one after the other; above 1x the pruned model is better",
+    "decoder: its gain counts, for the pruned side, also what reading scores adds to the vision "
+    "encoder",
     "what FLOPs allow: the whole decoder's FLOPs for the prompt over the pruned one's",
 )
+ON_A_CPU = "peak memory: of the whole process, this program and its libraries included"
 
 
 def rendered(found: Benchmark) -> list[str | Table | Text]:
@@ -39,7 +42,8 @@ def rendered(found: Benchmark) -> list[str | Table | Text]:
             parts.append(table(("", "unpruned", "pruned", "gain"), lines(row)))
         if row.note is not None:
             parts.append(f"[yellow]{escape(row.note)}[/yellow]")
-    return [*parts, "", legend(LEGEND)]
+    on_a_cpu = found.device.startswith("cpu")
+    return [*parts, "", legend([*LEGEND, ON_A_CPU] if on_a_cpu else LEGEND)]
 
 
 def _title(row: Row) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from vflowopt_search import run_folder
 from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy_hub import find_strategy
 
 if TYPE_CHECKING:
     from vflowopt_search.search_space import ModelFacts
@@ -86,12 +87,17 @@ def read_candidates(named: Sequence[str]) -> Candidates:
             baselines.append(_known_baseline(one.removeprefix(PREFIX)))
             continue
         path = Path(one)
-        folder = path if path.is_dir() else path.parent
-        strategy = Strategy.load(path / run_folder.STRATEGY if path.is_dir() else path)
+        strategy = find_strategy(path)
         files[_free(strategy.name, files)] = strategy
-        if run is None and (path.is_dir() or (folder / run_folder.JOURNAL).exists()):
-            run = folder
+        run = run or _run_of(path)
     return Candidates(files, tuple(dict.fromkeys(baselines)), run)
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run folder that a strategy was named by or lies in, if any."""
+    if path.is_dir():
+        return path if (path / run_folder.STRATEGY).is_file() else None
+    return path.parent if (path.parent / run_folder.JOURNAL).exists() else None
 
 
 def _known_baseline(name: str) -> str:

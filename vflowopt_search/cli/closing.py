@@ -168,7 +168,7 @@ class Closing:
     def _asks(self) -> bool:
         """Whether the shipped questions are about what was searched."""
         job = self.job
-        shipped = job.source.model == job.recipe.calibration == SHIPPED
+        shipped = job.source.checkpoint == job.recipe.calibration == SHIPPED
         return job.accuracy and shipped and not job.source.random_init
 
     def _best(self) -> Strategy:

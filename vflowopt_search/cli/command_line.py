@@ -35,7 +35,7 @@ def command_of(job: Job) -> str:
         "--storage": None if job.storage is None else without_password(job.storage),
         "--output": job.output,
     }
-    words = ["vflowopt-search", "search", source.model]
+    words = ["vflowopt-search", "search", recipe.model]
     for option, value in said.items():
         words += [] if value is None else [option, str(value)]
     words += [] if job.racing else ["--no-racing"]

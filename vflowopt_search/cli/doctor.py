@@ -13,7 +13,7 @@ import typer
 
 from vflowopt_search import __version__
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
-from vflowopt_search.cli.loading import SHIPPED, ModelSource, load_model, load_processor
+from vflowopt_search.cli.loading import ModelSource, load_model, load_processor
 from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, RandomInit, TrustRemoteCode
 from vflowopt_search.errors import ModelError
 
@@ -57,7 +57,7 @@ def doctor(
     if model is None and random_init is None:
         _diagnose_machine(as_json)
         return
-    source = ModelSource(model or SHIPPED, device, dtype.value, trust_remote_code, random_init)
+    source = ModelSource(model, device, dtype.value, trust_remote_code, random_init)
     quiet_progress_bars()
     report, note = examined(source)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vflowopt_search.cli.console import print_json, stdout
-from vflowopt_search.cli.options import Json
+from vflowopt_search.cli.options import Json, StrategyPath
 from vflowopt_search.cli.output import check_file
 
 Repository = Annotated[str, typer.Argument(help="Hub repository, as owner/name.")]
@@ -20,7 +20,7 @@ FILENAME = "vflowopt_strategy.json"
 
 
 def push(
-    file: Annotated[Path, typer.Argument(help="A strategy file.")],
+    file: StrategyPath,
     repository: Repository,
     revision: Revision = None,
     filename: Filename = FILENAME,

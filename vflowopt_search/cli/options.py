@@ -76,6 +76,13 @@ STRICT_HELP = "Stop at the first sample that cannot be used, instead of leaving 
 TURNS_HELP = "Of conversations: the first exchange, or all up to the last question."
 
 # Of several commands.
+StrategyPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STRATEGY",
+        help="A strategy file, or a folder with one, as the output folder of a search.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Device = Annotated[
     str,

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from vflowopt_search.cli.console import print_json, stdout, table
-from vflowopt_search.cli.options import Json
+from vflowopt_search.cli.options import Json, StrategyPath
 from vflowopt_search.report.words import Facts, ranking, stages
 from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy_hub import find_strategy
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A strategy file.")],
+    file: StrategyPath,
     as_json: Json = False,
 ) -> None:
     """Print what a strategy file says: stages, tokens alive, importance, budget, origin.
 
     Example: vflowopt-search show runs/quickstart/strategy.json
     """
-    strategy = Strategy.load(file)
+    strategy = find_strategy(file)
     if as_json:
         print_json(described(strategy))
         return

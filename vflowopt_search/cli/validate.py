@@ -64,6 +64,16 @@ Output = Annotated[
 ]
 
 
+CORRELATIONS = (
+    "Rank correlation of divergence (sign turned) and accuracy over the strategies, 1 being the "
+    "same order; below it its 95 % interval (other strategies, samples and questions drawn)"
+)
+PICKS = (
+    "Accuracy of the strategy that each would pick, over that of the best of them (mean over draws "
+    "of samples)"
+)
+
+
 def validate(
     run: Run,
     model: labelled_options.Model = None,
@@ -157,15 +167,9 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
     for note in dict.fromkeys(filter(None, (about[k]["note"] for k in ("calibration", "data")))):
         console.print(note, soft_wrap=True, markup=False)
     console.print(sentence(validation), soft_wrap=True, markup=False)
-    console.print(
-        "\nRank correlation of divergence (sign turned) and accuracy over the strategies, 1 being "
-        "the\nsame order; below it its 95 % interval (other strategies and samples drawn)\n"
-    )
+    console.print(f"\n{CORRELATIONS}\n", soft_wrap=True)
     console.print(correlations(validation))
-    console.print(
-        "\nAccuracy of the strategy that each would pick, over that of the best of them (mean over"
-        "\ndraws of samples)\n"
-    )
+    console.print(f"\n{PICKS}\n", soft_wrap=True)
     console.print(picks(validation))
     if warning := caution(validation):
         console.print(f"\n[yellow]{warning}[/yellow]", soft_wrap=True)

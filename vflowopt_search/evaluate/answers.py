@@ -22,6 +22,7 @@ from vflowopt_search.deploy import attached_engine
 from vflowopt_search.errors import CalibrationError, ModelError
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.queue import Answer, Answered, Queue, Strategies
+from vflowopt_search.memory_errors import is_out_of_memory
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.reference.attention_maps import AttentionMaps
@@ -146,7 +147,9 @@ def _answer(
     """Greedy answers to one batch, in halves if it does not fit in memory."""
     try:
         return _answer_together(asking, source, strategy, rows)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         if len(rows) == 1:
             raise ModelError(
                 "one sample does not fit in memory; use a smaller dtype, smaller images or "

@@ -16,7 +16,7 @@ from vflowopt_search.documents import digest, replace_atomically
 from vflowopt_search.errors import CalibrationError, EvaluationError
 from vflowopt_search.evaluate.answers import Asking, ask
 from vflowopt_search.evaluate.ledger import Ledger
-from vflowopt_search.evaluate.metrics import metric_named, option_meant
+from vflowopt_search.evaluate.metrics import metric_named, option_labelled
 from vflowopt_search.evaluate.queue import Answer, Strategies, content_of
 from vflowopt_search.evaluate.statistics import Interval, PairedTest, paired_test, ratio_interval
 from vflowopt_search.evaluate.words import normalised
@@ -182,7 +182,7 @@ def check_labels(samples: Sequence[Sample], metric: str) -> None:
             f"(first: {unlabelled[:1]}); name the column that holds the answers"
         )
     for sample in samples if metric == "multiple_choice" else ():
-        if not any(option_meant(truth, sample.options) for truth in sample.truths):
+        if not any(option_labelled(truth, sample.options) for truth in sample.truths):
             raise EvaluationError(
                 f"the answer {sample.truths[0]!r} of sample {sample.id} is none of its options "
                 f"{list(sample.options)}; name the columns of answer and options, or use another "

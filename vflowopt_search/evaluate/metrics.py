@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from rapidfuzz.distance import Levenshtein
 
 from vflowopt_search.errors import EvaluationError
+from vflowopt_search.evaluate.letters import letter_named
 from vflowopt_search.evaluate.words import normalised, number_in, vqa_normalised
 
 Score = Callable[[str, Sequence[str], Sequence[str]], float]
@@ -22,14 +22,16 @@ AGREEING = 3
 
 
 def exact_match(answer: str, truths: Sequence[str], options: Sequence[str] = ()) -> float:
-    """1 for one of the right answers, but for case, punctuation and blanks."""
+    """1 for one of the right answers, but for case, punctuation and blanks.
+
+    Punctuation counts where it changes a number (-5, 5%) or is all there is to an answer.
+    """
     return float(normalised(answer) in {normalised(truth) for truth in truths})
 
 
 def contains(answer: str, truths: Sequence[str], options: Sequence[str] = ()) -> float:
     """1 if the words of a right answer stand in the answer, one after the other."""
-    said = f" {normalised(answer)} "
-    return max(exact_match(answer, truths), *(_within(said, truth) for truth in truths))
+    return max(exact_match(answer, truths), *(_within(answer, truth) for truth in truths))
 
 
 def vqa_accuracy(answer: str, truths: Sequence[str], options: Sequence[str] = ()) -> float:
@@ -58,7 +60,7 @@ def relaxed_accuracy(answer: str, truths: Sequence[str], options: Sequence[str] 
 
 def multiple_choice(answer: str, truths: Sequence[str], options: Sequence[str] = ()) -> float:
     """1 if the answer chooses a right option, by its letter or by its words."""
-    right = {option_meant(truth, options) for truth in truths} - {None}
+    right = {option_labelled(truth, options) for truth in truths} - {None}
     return float(option_meant(answer, options) in right)
 
 
@@ -90,33 +92,25 @@ def option_meant(text: str, options: Sequence[str] = ()) -> str | None:
     words = [normalised(option) for option in options]
     if normalised(text) and words.count(normalised(text)) == 1:
         return letters[words.index(normalised(text))]
-    if letter := _letter(text.strip(), letters):
+    if letter := letter_named(text, letters):
         return letter
-    said = f" {normalised(text)} "
-    named = [place for place, option in zip(letters, words, strict=False) if _within(said, option)]
+    named = [place for place, option in zip(letters, words, strict=False) if _within(text, option)]
     return named[0] if len(named) == 1 else None
 
 
-def _letter(text: str, letters: str) -> str | None:
-    """`B`, `(b)`, `B. words`, `Answer: B`, `the answer is (B)`, `... option B`, or one lone B."""
-    one = f"[{letters}{letters.lower()}]"
-    for pattern in (
-        rf"\(?({one})\)?[.:,]?",
-        rf"\(({one})\)\s.*",
-        rf"({one})[.):,]\s.*",
-        # `the answer is a cat` names none
-        rf".*\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:\s+is)?\s*:?\s*([{letters}]|\({one}\))(?!\w).*",
-    ):
-        if found := re.fullmatch(pattern, text, re.DOTALL):
-            return found[1].strip("()").upper()
-    # `A` and `I` are words as well
-    lone = set(re.findall(rf"(?<![\w'])([{letters}])(?![\w'])", text)) - {"A", "I"}
-    return lone.pop() if len(lone) == 1 else None
+def option_labelled(label: str, options: Sequence[str] = ()) -> str | None:
+    """The same for a label, which may also be an option's number, the first being 0."""
+    meant = option_meant(label, options)
+    number = label.strip()
+    if meant is None and number.isdecimal() and int(number) < len(options):
+        return string.ascii_uppercase[int(number)]
+    return meant
 
 
-def _within(said: str, truth: str) -> float:
+def _within(answer: str, truth: str) -> float:
     words = normalised(truth)
-    return float(bool(words) and f" {words} " in said)
+    says = normalised if any(letter.isalnum() for letter in words) else _blanks
+    return float(bool(words) and f" {words} " in f" {says(answer)} ")
 
 
 def _blanks(text: str) -> str:

@@ -47,7 +47,7 @@ def ratio_interval(
     whole: Sequence[float], pruned: Sequence[float], clusters: Sequence[int], seed: int
 ) -> Interval | None:
     """Mean of `pruned` over mean of `whole`, with its interval; None where the latter is 0."""
-    sums_CX = _cluster_sums(np.array([whole, pruned], dtype=np.float64), clusters)
+    sums_CX = cluster_sums(np.array([whole, pruned], dtype=np.float64), clusters)
     total = sums_CX.sum(0)
     if total[0] == 0:
         return None
@@ -70,7 +70,7 @@ def paired_test(
         return PairedTest(
             "McNemar, exact", mcnemar(int((gaps_N > 0).sum()), int((gaps_N < 0).sum()))
         )
-    gaps_C = _cluster_sums(gaps_N[None], clusters)[:, 0]
+    gaps_C = cluster_sums(gaps_N[None], clusters)[:, 0]
     return PairedTest("sign flips", sign_flips(gaps_C, seed))
 
 
@@ -101,7 +101,7 @@ def bounds(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _cluster_sums(values_XN: Floats, clusters: Sequence[int]) -> Floats:
+def cluster_sums(values_XN: Floats, clusters: Sequence[int]) -> Floats:
     """Sums over the samples of each cluster, (C, X)."""
     _, place_N = np.unique(np.asarray(clusters), return_inverse=True)
     sums_CX = np.zeros((place_N.max() + 1, len(values_XN)))

@@ -16,7 +16,7 @@ from vflowopt_search.deploy import attached_engine
 from vflowopt_search.divergence import ANSWER_METRICS, METRICS, Readout, divergence
 from vflowopt_search.errors import StudyError
 from vflowopt_search.evaluate.answers import Asking, ask
-from vflowopt_search.evaluate.evaluation import UNPRUNED, check_labels, scored
+from vflowopt_search.evaluate.evaluation import UNPRUNED, check_labels, image_clusters, scored
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.prediction import Prediction, predictions
 from vflowopt_search.evaluate.queue import content_of, item_of
@@ -116,12 +116,12 @@ def validate(
     ]
     everyone: dict[str, Strategy | None] = {UNPRUNED: None} | {c.name: c.strategy for c in chosen}
     given = ask(asking, questions, everyone, answers, on_answer)
-    accuracy = {
-        name: fmean(scored(metric, given.samples, each)) for name, each in given.answers.items()
-    }
+    scores = {name: scored(metric, given.samples, each) for name, each in given.answers.items()}
+    accuracy = {name: fmean(each) for name, each in scores.items()}
     whole = accuracy[UNPRUNED]
     tables = {m: np.array([[row[m] for row in rows] for rows in measured]) for m in EVERY_METRIC}
-    accuracy_K = np.array([accuracy[one.name] for one in chosen])
+    scores_KN = np.array([scores[one.name] for one in chosen])
+    clusters = image_clusters(given.samples)
     return Validation(
         metric=metric,
         calibration_samples=len(calibration),
@@ -131,7 +131,7 @@ def validate(
             _point(one, rows, accuracy[one.name], whole)
             for one, rows in zip(chosen, measured, strict=True)
         ),
-        predictions=tuple(predictions(tables, accuracy_K, against=DEFAULT, seed=seed)),
+        predictions=tuple(predictions(tables, scores_KN, clusters, against=DEFAULT, seed=seed)),
         seed=seed,
         refusals=given.refusals,
     )

@@ -22,13 +22,33 @@ _SPELLED = (
 _CONTRACTIONS = {word.replace("'", ""): word for word in _SPELLED.split()}
 _VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _LONE_PERIOD = re.compile(r"\.(?!\d)")
+_MINUS = re.compile(r"(?<!-)-\$?\.?$")
+_POINT = re.compile(r"(?<!\.)\.$")
+_BLANK_BEFORE_PER_CENT = re.compile(r"(?<=\d) (?=%)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 
 
 def normalised(text: str) -> str:
-    """Lower case, no punctuation at the ends of words, single spaces."""
-    words = (word.strip(string.punctuation) for word in text.lower().split())
-    return " ".join(word for word in words if word)
+    """Lower case, no punctuation at the ends of words, single spaces.
+
+    A minus before a number, its decimal point and a per cent sign behind it belong to it; a text
+    of nothing but punctuation stays as it is.
+    """
+    flat = " ".join(text.lower().split())
+    words = (_bare(word) for word in _BLANK_BEFORE_PER_CENT.sub("", flat).split())
+    return " ".join(word for word in words if word) or flat
+
+
+def _bare(word: str) -> str:
+    """A word without punctuation at its ends, but for what changes a number."""
+    bare = word.strip(string.punctuation)
+    if not bare:
+        return ""
+    before, _, behind = word.partition(bare)
+    begins, ends = bare[0].isdecimal(), bare[-1].isdecimal()
+    minus = "-" if begins and _MINUS.search(before) else ""
+    point = "." if begins and _POINT.search(before) else ""
+    return minus + point + bare + ("%" if ends and behind.startswith("%") else "")
 
 
 def vqa_normalised(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vflowopt_search.checkout import commit
 from vflowopt_search.ops.bench.cases import Case
 from vflowopt_search.ops.bench.timing import Ceilings, Times
 
@@ -103,7 +103,7 @@ def setup_of(device: torch.device) -> Setup:
     name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     python = platform.python_version()
-    return Setup(now, _commit(), name, torch.__version__, _version("triton"), python)
+    return Setup(now, commit() or "unknown", name, torch.__version__, _version("triton"), python)
 
 
 def append(path: Path, setup: Setup, rows: Sequence[Any]) -> None:
@@ -123,13 +123,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def _commit() -> str:
-    """The commit of the checkout, with "+" where files differ from it; "unknown" outside of one."""
-    command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except FileNotFoundError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -1,0 +1,84 @@
+"""The letter that an answer names: every letter is read as every other."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vflowopt_search.evaluate.letters import letter_named
+
+LETTERS = "ABCDEFGHIJ"  # A and I are words as well
+
+NAMED = (
+    "{0}",
+    "{0}!",
+    "({0})",
+    "[{0}]",
+    "**{0}**",
+    "*{0}*.",
+    '"{0}"',
+    "\\boxed{{{0}}}",
+    "$\\boxed{{\\text{{{0}}}}}$",
+    "{0}. a cat",
+    "({0}) a cat",
+    "{0} is correct",
+    "{0} is correct, not {1}",
+    "Not {1}, {0}",
+    "{1} is wrong, so {0}",
+    "{1} is not right: {0}",
+    "The answer is **{0}**.",
+    "The answer is ({0})",
+    "Answer: {0}",
+    "I would choose option {0}",
+    "Option {1} is wrong. Option {0}!",
+    "The answer is {0}. Option {1} is wrong.",
+    "clearly {0}",
+)
+UNNAMED = (
+    "",
+    "Not {0}",
+    "not {0}.",
+    "{0} is not correct",
+    "The answer isn't {0}",
+    "It is not option {0}",
+    "{0} or {1}",
+    "{0}, {1}",
+    "{0} {1}",
+    "{0} and {1}",
+    "either {0} or {1}",
+    "The answer is {0} or {1}",
+    "The answer is {0} or option {1}",
+    "{0} cat",
+    "{0} Mercedes",
+    "{0}'s",
+    "the answer is a cat",
+)
+
+pairs = st.lists(st.sampled_from(LETTERS), min_size=2, max_size=2, unique=True)
+
+
+@given(template=st.sampled_from(NAMED), letters=pairs)
+def test_an_answer_names_its_letter_whichever_it_is(template: str, letters: list[str]) -> None:
+    assert letter_named(template.format(*letters), LETTERS) == letters[0]
+
+
+@given(template=st.sampled_from(UNNAMED), letters=pairs)
+def test_an_answer_that_does_not_choose_names_none(template: str, letters: list[str]) -> None:
+    assert letter_named(template.format(*letters), LETTERS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("I think A", "A"),
+        ("A cat, so B", "B"),
+        ("I am sure that it is A cat", None),
+        ("b", "B"),
+        ("(b).", "B"),
+        ("a dog", None),
+        ("E", None),
+    ],
+)
+def test_words_and_letters_that_are_no_option(text: str, letter: str | None) -> None:
+    assert letter_named(text, "ABCD") == letter
