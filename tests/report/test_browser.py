@@ -147,6 +147,45 @@ def test_colours_follow_the_system_until_they_are_chosen(page: Page, one: Path) 
     assert page.tell(PAPER) == LIGHT
 
 
+@pytest.mark.parametrize("how", ["button", "system", "print"])
+def test_figures_of_hidden_tabs_follow_the_colours(page: Page, one: Path, how: str) -> None:
+    """A tab that was drawn, left, and is shown again has the colours of now."""
+    page.prefers("dark" if how == "print" else "light")
+    page.open(one)
+    click(page, "[data-choose=auto]")
+    click(page, "#tab-search")
+    before = page.tell(INK)
+    click(page, "#tab-summary")
+    if how == "button":
+        click(page, "[data-choose=dark]")
+    elif how == "system":
+        page.prefers("dark")
+        page.wait(f"{INK} !== {before!r}")
+    else:
+        page.tell("window.dispatchEvent(new Event('beforeprint'))")
+        page.tell("window.dispatchEvent(new Event('afterprint'))")
+    now = page.tell(INK)
+    click(page, "#tab-search")
+    assert page.tell(INK) == now
+    assert (now == before) == (how == "print")
+    click(page, "[data-choose=auto]")
+
+
+def test_a_turned_phone_draws_every_tab_at_its_new_width(page: Page, one: Path) -> None:
+    page.size(844, 390, phone=True)
+    page.open(one)
+    click(page, "#tab-search")
+    click(page, "#tab-summary")
+    drawn = "document.querySelector('.shown .main-svg').clientWidth"
+    page.wait(f"{drawn} > 700")
+    page.size(390, 844, phone=True)
+    page.wait(f"300 < {drawn} && {drawn} < 390")
+    click(page, "#tab-search")
+    assert 300 < page.tell(drawn) < 390
+    page.wait("innerWidth === 390")
+    assert page.tell(WIDTHS) == [390, 390]
+
+
 def test_runs_are_switched_and_addressed(page: Page, several: Path) -> None:
     page.open(several)
     assert page.tell("document.querySelector('[aria-selected=true]').dataset.tab") == "compare"

@@ -23,6 +23,7 @@ function themed(layout, width) {
   const narrow = root.clientWidth < 640;
   return {
     ...layout,
+    width,
     dragmode: touch ? false : "zoom",  // on a phone a finger scrolls the page
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -33,15 +34,21 @@ function themed(layout, width) {
   };
 }
 
-function draw(again) {
+// Of what is shown, draw what is not drawn yet or was drawn at another width.
+function draw() {
   for (const div of all(".plot")) {
-    if (!window.Plotly || div.offsetParent === null || (div.dataset.drawn && !again)) continue;
+    const width = div.clientWidth;
+    if (!window.Plotly || !width || div.dataset.width === String(width)) continue;
     const figure = JSON.parse(document.getElementById(div.id + "-data").textContent);
-    Plotly.react(div, figure.data, themed(figure.layout, div.clientWidth), {
-      responsive: true, displayModeBar: false,
-    });
-    div.dataset.drawn = "yes";
+    Plotly.react(div, figure.data, themed(figure.layout, width), { displayModeBar: false });
+    div.dataset.width = width;
   }
+}
+
+// The colours have changed: what is hidden now is drawn again when it is shown.
+function redraw() {
+  for (const div of all(".plot")) delete div.dataset.width;
+  draw();
 }
 
 // What was chosen lives in the address (#tab or #tab/run), so that it can be passed on.
@@ -61,7 +68,7 @@ function show(tab, run) {
     const here = panel.dataset.tab === tab && ["all", run].includes(panel.dataset.run);
     panel.classList.toggle("shown", here);
   }
-  draw(false);
+  draw();
 }
 
 function chosen() {
@@ -83,7 +90,7 @@ function setTheme(name) {
     button.setAttribute("aria-pressed", button.dataset.choose === name);
   }
   try { localStorage.setItem("vflowopt-theme", name); } catch { /* a page from a file may not */ }
-  draw(true);
+  redraw();
 }
 
 function storedTheme() {
@@ -121,16 +128,17 @@ document.getElementById("run")?.addEventListener("change", (event) => {
 });
 window.addEventListener("beforeprint", () => {
   root.classList.add("printing");
-  draw(true);
+  redraw();
 });
 window.addEventListener("afterprint", () => {
   root.classList.remove("printing");
-  draw(true);
+  redraw();
 });
 window.addEventListener("hashchange", () => show(...chosen()));
-dark.addEventListener("change", () => draw(true));
+dark.addEventListener("change", redraw);
+new ResizeObserver(() => requestAnimationFrame(draw)).observe(document.querySelector("main"));
 setTheme(storedTheme());
 show(...chosen());
-unpack().then(() => draw(false), () => {
+unpack().then(draw, () => {
   for (const div of all(".plot")) div.textContent = "This browser is too old to draw the figures.";
 }).finally(() => { root.dataset.ready = "yes"; });
