@@ -12,11 +12,12 @@ import torch
 
 from vflowopt_search.calibration.refusals import Refusals
 from vflowopt_search.calibration.samples import Sample
+from vflowopt_search.calibration.shared_images import image_clusters
 from vflowopt_search.deploy import attached_engine
 from vflowopt_search.divergence import ANSWER_METRICS, METRICS, Readout, divergence
 from vflowopt_search.errors import StudyError
 from vflowopt_search.evaluate.answers import Asking, ask
-from vflowopt_search.evaluate.evaluation import UNPRUNED, check_labels, image_clusters, scored
+from vflowopt_search.evaluate.evaluation import UNPRUNED, check_labels, scored
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.prediction import Prediction, predictions
 from vflowopt_search.evaluate.queue import content_of, item_of
