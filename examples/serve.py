@@ -206,7 +206,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("model", help="hub name, folder, or testbed")
     parser.add_argument(
-        "--strategy", help="file, folder, hub repository or none; beside the model unless said"
+        "--strategy", help="file, folder, hub repository or none; default: the one beside the model"
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")

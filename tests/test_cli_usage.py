@@ -18,7 +18,7 @@ from vflowopt_search.cli.options import MetricName, ScoreName
 PROGRAM: Any = typer.main.get_command(app)
 COMMANDS: list[str] = sorted(PROGRAM.commands)
 LEAKS = ("Value error", "Input should", "pydantic", "StudyRecipe", "unable to parse", "Traceback")
-DEFAULT = re.compile(r"unless (it or a MODEL is )?(said|this)|unless said by")
+DEFAULT = re.compile(r"Default( for `testbed`| without a MODEL)?: |required without|unless")
 """How a help text tells what is taken when an option is not typed."""
 
 

@@ -53,15 +53,15 @@ def apply(
     model: Annotated[str, typer.Option(help="Hub name, folder, or `testbed`.")],
     prompt: Annotated[str, typer.Option(help="What to ask; <image> may say where one belongs.")],
     image: Annotated[
-        list[Path] | None, typer.Option(help="Image file, may be repeated; none unless said.")
+        list[Path] | None, typer.Option(help="Image file; may be repeated. Default: none.")
     ] = None,
     video: Annotated[
         list[Path] | None,
-        typer.Option(help="Video file or folder of frames, may be repeated; none unless said."),
+        typer.Option(help="Video file or folder of frames; may be repeated. Default: none."),
     ] = None,
     frames: Frames = None,
     fps: Fps = None,
-    system: Annotated[str | None, typer.Option(help="System prompt; none unless said.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt. Default: none.")] = None,
     max_new_tokens: Tokens = 64,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,

@@ -43,40 +43,37 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 
 BatchSizes = Annotated[
     list[str] | None,
-    typer.Option("--batch-size", help="Prompts answered together, as 1,4; 1 unless said."),
+    typer.Option("--batch-size", help="Prompts answered together, as 1,4. Default: 1."),
 ]
 Resolutions = Annotated[
     list[str] | None,
     typer.Option(
         "--resolution",
-        help="Width and height of the images in pixels, as 672x672; may be repeated; that of "
-        "--image, or 672x672, unless said.",
+        help="Width and height of the images in pixels, as 672x672; may be repeated. "
+        "Default: that of --image, or 672x672.",
     ),
 ]
 MeasuredModel = Annotated[
     str | None,
-    typer.Option(
-        "--model", help="Hub name, folder, or `testbed`; needed unless said by --random-init."
-    ),
+    typer.Option("--model", help="Hub name, folder, or `testbed`; required without --random-init."),
 ]
 Init = Annotated[
     Path | None,
     typer.Option(
-        help="Random weights for this config.json, with which times are the same; the "
-        "checkpoint's own unless said. Without the processor's files beside it, or a --model that "
-        "has them, of types internvl, llava, llava_next, llava_onevision, qwen2_vl and qwen2_5_vl "
-        "only."
+        help="Random weights for this config.json, with which times are the same. Default: "
+        "the checkpoint's weights. Without processor files beside it, or a --model that has them, "
+        "for types internvl, llava, llava_next, llava_onevision, qwen2_vl and qwen2_5_vl only."
     ),
 ]
 NewTokens = Annotated[int, typer.Option(min=2, help="Tokens of each answer.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each side.")]
 Picture = Annotated[
-    Path | None, typer.Option(help="Image file, brought to each resolution; noise unless said.")
+    Path | None, typer.Option(help="Image file, resized to each resolution. Default: noise.")
 ]
 Prompt = Annotated[
-    str | None, typer.Option(help="Asked about the image; what is in it unless said.")
+    str | None, typer.Option(help="Question about the image. Default: what is in it.")
 ]
-Output = Annotated[Path | None, typer.Option(help="JSON file to write, too; none unless said.")]
+Output = Annotated[Path | None, typer.Option(help="JSON file to write, too. Default: none.")]
 
 
 def bench(

@@ -12,7 +12,7 @@ from vflowopt_search.cli.options import Json, StrategyPath
 from vflowopt_search.cli.output import check_file
 
 Repository = Annotated[str, typer.Argument(help="Hub repository, as owner/name.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; main unless said.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")]
 Filename = Annotated[
     str, typer.Option(help="The strategy's file in the repository; others keep several apart.")
 ]
@@ -31,7 +31,7 @@ def push(
         bool, typer.Option("--create-pr", help="Open a pull request, as where others own it.")
     ] = False,
     message: Annotated[
-        str | None, typer.Option(help="What the commit says; the strategy's name unless said.")
+        str | None, typer.Option(help="Commit message. Default: the strategy's name.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +61,8 @@ def push(
 def pull(
     repository: Repository,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; vflowopt_strategy.json here unless said.")
+        Path | None,
+        typer.Option(help="File to write. Default: vflowopt_strategy.json in this folder."),
     ] = None,
     revision: Revision = None,
     filename: Filename = FILENAME,

@@ -14,15 +14,15 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Hub name, folder, or `testbed`; the strategy's unless said.",
+        help="Hub name, folder, or `testbed`. Default: the strategy's.",
         show_default=False,
     ),
 ]
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Hub dataset, folder, JSON, JSONL or Parquet; for `testbed` the shipped questions "
-        "unless said.",
+        help="Hub dataset, folder, JSON, JSONL or Parquet. Default for `testbed`: the bundled "
+        "questions.",
         rich_help_panel=_LABELLED,
     ),
 ]
@@ -30,20 +30,21 @@ Questions = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="How many samples; 1000 unless said, of the shipped questions all 1200.",
+        help="How many samples. Default: 1000, of the bundled questions all 1200.",
         rich_help_panel=_LABELLED,
     ),
 ]
 By = Annotated[
     str | None,
     typer.Option(
-        help="Column whose values are told apart; guessed unless said.", rich_help_panel=_LABELLED
+        help="Column by whose values results are broken down. Default: guessed.",
+        rich_help_panel=_LABELLED,
     ),
 ]
 Instruction = Annotated[
     str | None,
     typer.Option(
-        help='Added below every question, as "Answer with a single word."; nothing unless said.',
+        help='Added below every question, as "Answer with a single word.". Default: nothing.',
         rich_help_panel=_LABELLED,
     ),
 ]
@@ -63,8 +64,8 @@ Columns = Annotated[
     str | None,
     typer.Option(
         "--columns",
-        help="As image=picture,prompt=question; answer, options, id, group and video, too; "
-        "guessed unless said.",
+        help="As image=picture,prompt=question; answer, options, id, group and video, too. "
+        "Default: guessed.",
         rich_help_panel=_LABELLED,
     ),
 ]

@@ -67,13 +67,13 @@ def names_of(names: type[StrEnum]) -> str:
     return ", ".join(name.value for name in names)
 
 
-FRAMES_HELP = "Frames of each video, evenly spread; 8 unless said."
-FPS_HELP = "Instead of --frames: how many of each second of a video; none unless said."
-SPLIT_HELP = "Split of the dataset; its only one unless said."
-PROMPT_HELP = "Asked of every image; the data's own questions unless said."
-VIDEO_HELP = "Column of video files or lists of frames; guessed unless said."
-STRICT_HELP = "Stop at the first sample that cannot be used, instead of leaving it out."
-TURNS_HELP = "Of conversations: the first exchange, or all up to the last question."
+FRAMES_HELP = "Frames of each video, evenly spread. Default: 8."
+FPS_HELP = "Instead of --frames: frames per second of a video. Default: none."
+SPLIT_HELP = "Split of the dataset. Default: its only one."
+PROMPT_HELP = "Asked about every image. Default: the data's own questions."
+VIDEO_HELP = "Column of video files or lists of frames. Default: guessed."
+STRICT_HELP = "Stop at the first sample that cannot be used, instead of skipping it."
+TURNS_HELP = "Of a conversation: its first exchange, or all of it up to the last question."
 
 # Of several commands.
 StrategyPath = Annotated[
@@ -88,7 +88,7 @@ Device = Annotated[
     str,
     typer.Option(
         callback=typed.device,
-        help="cpu, cuda or cuda:1; auto takes a GPU where there is one.",
+        help="cpu, cuda or cuda:1; auto takes a GPU if there is one.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -113,31 +113,33 @@ TrustRemoteCode = Annotated[
 # Of `search`: what; None where a recipe or a default may say it.
 Model = Annotated[
     str | None,
-    typer.Argument(help="Hub name, folder, or `testbed`, which comes along, unless said."),
+    typer.Argument(
+        help="Hub name, local folder, or `testbed`, the bundled model. Default: testbed."
+    ),
 ]
 Space = Annotated[
-    str | None, typer.Option(help="Search space, name or YAML file; vflowopt unless said.")
+    str | None, typer.Option(help="Search space: name or YAML file. Default: vflowopt.")
 ]
 Retain = Annotated[
     float | None,
     typer.Option(
         callback=typed.share,
-        help="Share of visual tokens to keep, mean over layers, above 0 up to 1; 0.10 unless said.",
+        help="Mean retention ratio over the decoder layers, in (0, 1]. Default: 0.10.",
     ),
 ]
 Trials = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Total number of trials, over all runs; 100 unless said, without a MODEL 400.",
+        help="Total number of trials, over all runs. Default: 100; without a MODEL 400.",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 unless said.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random. Default: 0.")]
 Metric = Annotated[
     MetricName | None,
     typer.Option(
         metavar="NAME",
-        help=f"Divergence to minimise: {names_of(MetricName)}; last_token_cosine unless said, "
+        help=f"Divergence to minimise: {names_of(MetricName)}. Default: last_token_cosine; "
         "without a MODEL total_variation.",
     ),
 ]
@@ -160,22 +162,22 @@ SelfCheck = Annotated[
     bool,
     typer.Option(
         "--self-check/--no-self-check",
-        help="First make sure, once per model, that pruning it is right here.",
+        help="First check, once per model, that it is pruned correctly here.",
         rich_help_panel=_MEASURING,
     ),
 ]
 Study = Annotated[
     str | None,
     typer.Option(
-        help="Study recipe, name or YAML file; options win over it. quickstart unless it or a "
-        "MODEL is said."
+        help="Study recipe: name or YAML file; options override it. Default without a MODEL: "
+        "quickstart."
     ),
 ]
 HeldOut = Annotated[
     bool,
     typer.Option(
         "--held-out/--no-held-out",
-        help="Measure the best on as many other samples, which no trial sees.",
+        help="Measure the best strategy again on held-out samples, which no trial sees.",
         rich_help_panel=_MEASURING,
     ),
 ]
@@ -183,7 +185,7 @@ Accuracy = Annotated[
     bool,
     typer.Option(
         "--accuracy/--no-accuracy",
-        help="For the shipped model, also measure accuracy on held-out questions.",
+        help="With the bundled model: also measure accuracy on held-out questions.",
         rich_help_panel=_MEASURING,
     ),
 ]
@@ -192,17 +194,15 @@ Accuracy = Annotated[
 Calibration = Annotated[
     str | None,
     typer.Option(
-        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet; needed with a "
-        "MODEL of your own, what comes along unless said.",
+        help="Hub dataset, dataset folder, image folder, JSON, JSONL or Parquet; required with a "
+        "MODEL of your own. Default: the bundled samples.",
         rich_help_panel=_DATA,
     ),
 ]
 Split = Annotated[str | None, typer.Option(help=SPLIT_HELP, rich_help_panel=_DATA)]
 Columns = Annotated[
     str | None,
-    typer.Option(
-        help="As image=picture,prompt=question; guessed unless said.", rich_help_panel=_DATA
-    ),
+    typer.Option(help="As image=picture,prompt=question. Default: guessed.", rich_help_panel=_DATA),
 ]
 Prompt = Annotated[str | None, typer.Option(help=PROMPT_HELP, rich_help_panel=_DATA)]
 VideoColumn = Annotated[str | None, typer.Option(help=VIDEO_HELP, rich_help_panel=_DATA)]
@@ -219,7 +219,7 @@ Samples = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="How many samples the search sees; 256 unless said, of fewer than 512 half.",
+        help="Calibration samples. Default: 256 or, of fewer than 512, half of them.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -227,7 +227,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Samples run together, of each strategy; by prompt length unless said.",
+        help="Samples per batch, of each strategy. Default: by prompt length.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -235,28 +235,28 @@ TrialsPerBatch = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Strategies drawn and measured together; more fill a GPU with a small model.",
+        help="Strategies drawn and measured together; more keep a GPU busy with a small model.",
         rich_help_panel=_MODEL,
     ),
 ]
 RandomInit = Annotated[
     Path | None,
     typer.Option(
-        help="Random weights for this config.json; MODEL then names the processor. The "
-        "checkpoint's own weights unless said.",
+        help="Random weights for this config.json; MODEL then names the processor. "
+        "Default: the checkpoint's weights.",
         rich_help_panel=_MODEL,
     ),
 ]
 
 # Of `search`: where to.
 Output = Annotated[
-    Path | None, typer.Option(help="Folder; runs/NAME unless said.", rich_help_panel=_OUTPUT)
+    Path | None, typer.Option(help="Folder. Default: runs/NAME.", rich_help_panel=_OUTPUT)
 ]
 Storage = Annotated[
     str | None,
     typer.Option(
         callback=typed.database,
-        help="Optuna database URL, as sqlite:///study.db; study.journal in the folder unless said.",
+        help="Optuna database URL, as sqlite:///study.db. Default: study.journal in the folder.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -264,14 +264,14 @@ CacheGb = Annotated[
     float | None,
     typer.Option(
         callback=typed.above_zero,
-        help="Bound on the folder of --cache in GB, oldest out first; 20 unless said.",
+        help="Bound on the cache folder in GB, least recently used out first. Default: 20.",
         rich_help_panel=_OUTPUT,
     ),
 ]
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of what no trial changes; the user's cache folder unless said.",
+        help="Cache folder, for what no trial changes. Default: the user's cache folder.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -30,10 +30,10 @@ OneRun = Annotated[Path, typer.Argument(help="Output folder of a search.")]
 Page = Annotated[
     Path | None,
     typer.Option(
-        help="HTML file; report.html in the run's folder unless said, of several runs here."
+        help="HTML file. Default: report.html in the run's folder or, of several runs, in this one."
     ),
 ]
-Title = Annotated[str | None, typer.Option(help="Heading; the names of the studies unless said.")]
+Title = Annotated[str | None, typer.Option(help="Heading. Default: the names of the studies.")]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -46,13 +46,13 @@ Storage = Annotated[
     str | None,
     typer.Option(
         callback=typed.database,
-        help="Optuna database URL, of a search that was given one; the run's folder unless said.",
+        help="Optuna database URL, if the search was given one. Default: the run's folder.",
     ),
 ]
 Calibration = Annotated[
     str | None,
     typer.Option(
-        help="Samples that the search saw, for overlays; its own unless said.",
+        help="Samples that the search saw, for overlays. Default: its own.",
         rich_help_panel="Calibration data",
     ),
 ]

@@ -29,9 +29,9 @@ from vflowopt_search.reference.fingerprint import key_digest
 
 GB = 10**9
 DISK_GB = 20.0
-"""What a cache folder may hold unless said."""
+"""What a cache folder may hold by default."""
 MEMORY_GB = 4.0
-"""What is held in memory where there is no folder, unless said."""
+"""What is held in memory by default, where there is no folder."""
 AFTER_CLEARING = 0.9
 """Share of the bound that is left full, so that not every file to come clears again."""
 DEAD_AFTER = 3600.0

@@ -45,7 +45,7 @@ class VFlowOpt(lmms):
         batch_size: prompts to a batch.
         device: `auto`, `cpu`, `cuda`, `cuda:1`; under accelerate, auto is this process's own GPU.
         dtype: `auto` (float32 on the CPU, the checkpoint's own elsewhere) or a type's name.
-        max_frames: frames of each video, evenly spread; 8 unless said.
+        max_frames: frames of each video, evenly spread; 8 by default.
         fps: instead, frames of each second of a video.
         system_prompt: stands before every prompt.
         trust_remote_code: run code that comes with the checkpoint.
