@@ -95,10 +95,10 @@ def read_candidates(named: Sequence[str]) -> Candidates:
 
 
 def _known_baseline(name: str) -> str:
-    from vflowopt_search.baselines import BASELINES
+    from vflowopt_search.baselines import BASELINES, is_baseline
     from vflowopt_search.errors import StrategyError
 
-    if name not in BASELINES:
+    if not is_baseline(name):
         known = ", ".join(f"{PREFIX}{each}" for each in BASELINES)
         raise StrategyError(f"no baseline is called {name!r}; use one of {known}")
     return name
