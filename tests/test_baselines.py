@@ -54,6 +54,14 @@ def test_every_baseline_is_at_the_budget(name: str, retain: float) -> None:
     assert Strategy.loads(strategy.to_json()) == strategy
 
 
+def test_draws_of_the_random_baseline_differ_by_their_seed_alone() -> None:
+    first, same, other = (baseline(name, FACTS, 0.3) for name in ("random", "random:0", "random:1"))
+    assert (first.importance.seed, other.importance.seed, other.name) == (0, 1, "random:1")
+    assert same.importance == first.importance
+    assert make_score(other.importance) != make_score(first.importance)
+    assert other.stages == first.stages and other.budget == first.budget
+
+
 def test_published_baselines_prune_where_their_papers_say() -> None:
     deep = replace(FACTS, identity=FACTS.identity.model_copy(update={"decoder_layers": 28}))
     fastv = baseline("fastv", deep, 0.10)
@@ -74,6 +82,8 @@ def test_published_baselines_prune_where_their_papers_say() -> None:
         ("fastv", 0.5, replace(FACTS, scores=("uniform",)), "attention inside the decoder, which"),
         ("attention", 0.5, replace(FACTS, vision_layers_available=()), "the vision encoder's"),
         ("best", 0.5, FACTS, "no baseline is called 'best'; use one of random, uniform"),
+        ("uniform:1", 0.5, FACTS, "no baseline is called 'uniform:1'; use one of random, uniform"),
+        ("random:x", 0.5, FACTS, "no baseline is called 'random:x'; use one of random, uniform"),
     ],
 )
 def test_a_baseline_that_cannot_be_had(

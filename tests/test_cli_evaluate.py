@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from tests.command import World, make_world, run, spawn
 from vflowopt_search import run_folder
+from vflowopt_search.cli.candidates import read_candidates
 from vflowopt_search.cli.options import MetricName, ScoreName
 from vflowopt_search.divergence import ANSWER_METRICS
 from vflowopt_search.divergence import METRICS as DIVERGENCES
@@ -57,6 +58,11 @@ def command(world: World, output: Path, *more: str | Path) -> Arguments:
     data: Arguments = ["--data", world.samples.with_name("labelled.jsonl"), "--by", "kind"]
     named: Arguments = ["evaluate", world.model.with_name("mine.json"), "--model", world.model]
     return [*named, *data, "--max-new-tokens", "4", "--output", output, *more]
+
+
+def test_other_draws_of_the_random_baseline_are_named_by_their_seeds() -> None:
+    named = ["baseline:random", "baseline:random:1", "baseline:random:2", "baseline:random:1"]
+    assert read_candidates(named).baselines == ("random", "random:1", "random:2")
 
 
 def test_it_writes_and_prints_what_it_found(world: World, tmp_path: Path) -> None:
@@ -179,6 +185,7 @@ def other_model(folder: Path) -> Arguments:
             " is none of its options ['red', 'blue']; name the columns of answer and options, or",
         ),
         (["baseline:fastv", "--retain", "0.3"], "fastv keeps all visual tokens of its first"),
+        (["baseline:random:x"], "no baseline is called 'random:x'; use one of baseline:random, "),
         (["baseline:best"], "no baseline is called 'best'; use one of baseline:random, baseline:"),
         (["none.json"], "none.json cannot be read (No such file or directory); check the path"),
     ],

@@ -51,7 +51,17 @@ def test_an_evaluation_says_what_its_figures_are() -> None:
     assert "bootstrap over images" in told
     assert "p: chance of a difference at least as large if pruning changed nothing (sign f" in told
     assert "`bench` counts the vision encoder in" in told
-    assert "above 100 %" not in told and "empty" not in told
+    assert "above 100 %" not in told and "empty" not in told and "random" not in told
+
+
+@pytest.mark.parametrize("name", ["random", "random:1"])
+def test_a_random_baseline_is_said_to_be_one_draw(name: str) -> None:
+    drawn = dataclasses.replace(evaluation().results[0], name=name)
+    told = "\n".join(explained(dataclasses.replace(evaluation(), results=(drawn,))))
+    assert "random: one draw, the same for all images with as many tokens" in told
+    rows = [comparison.Row("found", 0.1, 0.04), comparison.Row("random", 0.1, 0.4)]
+    assert any(line.startswith("random: one draw") for line in comparison.explained(rows, "kl", 1))
+    assert "random" not in "".join(comparison.explained(rows[:1], "kl", 1))
 
 
 def test_more_than_all_is_explained_where_it_occurs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
@@ -19,9 +20,9 @@ PLAIN = ("random", "uniform", "attention")
 def baseline_strategies(facts: ModelFacts, retain: float) -> dict[str, Strategy]:
     """Strategies by name that drop everything before the language model.
 
-    `random` draws tokens, `uniform` keeps a regular sub-grid, and `attention` the tokens that
-    receive most attention in the last vision layer that can be read. The last is left out of a
-    model whose vision attention cannot be read.
+    `random` draws tokens, once (see `baseline`), `uniform` keeps a regular sub-grid, and
+    `attention` the tokens that receive most attention in the last vision layer that can be read.
+    The last is left out of a model whose vision attention cannot be read.
 
     Args:
         facts: the model that the strategies name.
@@ -39,28 +40,36 @@ def baseline(name: str, facts: ModelFacts, retain: float) -> Strategy:
 
     `fastv` keeps everything up to decoder layer 2 and then goes by the attention of the last
     prompt token; `pyramiddrop` does so at 1/4, 1/2 and 3/4 of the depth, by a constant factor.
+    `random` is one draw, the same for all images of as many tokens; `random:1` is another, and
+    several of them show how much is luck.
 
     Args:
-        name: one of `BASELINES`.
+        name: one of `BASELINES`, or `random:` and a seed.
         facts: the model that the strategy names.
         retain: share of visual tokens to keep, mean over decoder layers, in (0, 1].
 
     Raises:
         StrategyError: no such baseline, or it does not exist at this budget or on this model.
     """
-    if name not in BASELINES:
+    if not is_baseline(name):
         raise StrategyError(f"no baseline is called {name!r}; use one of {', '.join(BASELINES)}")
     if not 0 < retain <= 1:
         raise StrategyError(f"keep_ratio {retain} of a baseline must be in (0, 1]; change it")
-    importance, stages = BASELINES[name](facts, retain)
+    kind, _, seed = name.partition(":")
+    importance, stages = BASELINES[kind](facts, retain)
     return Strategy(
         name=name,
         model=facts.identity,
-        importance=importance,
+        importance=importance.model_copy(update={"seed": int(seed)}) if seed else importance,
         stages=tuple(stages),
         separators="drop",
         budget=Budget(mean_retained=retain),
     )
+
+
+def is_baseline(name: str) -> bool:
+    """Whether `baseline` knows a name."""
+    return name in BASELINES or re.fullmatch(r"random:[0-9]+", name) is not None
 
 
 _Parts = tuple[Importance, Sequence[Stage]]

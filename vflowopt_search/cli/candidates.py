@@ -101,10 +101,10 @@ def _run_of(path: Path) -> Path | None:
 
 
 def _known_baseline(name: str) -> str:
-    from vflowopt_search.baselines import BASELINES
+    from vflowopt_search.baselines import BASELINES, is_baseline
     from vflowopt_search.errors import StrategyError
 
-    if name not in BASELINES:
+    if not is_baseline(name):
         known = ", ".join(f"{PREFIX}{each}" for each in BASELINES)
         raise StrategyError(f"no baseline is called {name!r}; use one of {known}")
     return name

@@ -168,6 +168,11 @@ def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]
     ]
     if any(row.held_out is not None for row in comparison):
         lines.append("held out: the same over samples that no trial saw")
+    if any(row.name == "random" for row in comparison):
+        lines.append(
+            "random: one draw, the same for all images with as many tokens; `evaluate "
+            "baseline:random:1` answers by another"
+        )
     if any(row.accuracy is not None for row in comparison):
         lines.append(
             "accuracy: exact match on held-out questions; accuracy kept: over the whole model's"

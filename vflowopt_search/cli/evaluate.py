@@ -38,7 +38,7 @@ Named = Annotated[
         metavar="STRATEGY...",
         help="Strategy files, output folders of a search, or plain strategies at the same budget: "
         "baseline:random, baseline:uniform, baseline:attention, baseline:fastv, "
-        "baseline:pyramiddrop.",
+        "baseline:pyramiddrop; baseline:random:1 is another draw than baseline:random.",
     ),
 ]
 Retain = Annotated[

@@ -52,6 +52,11 @@ def explained(evaluation: Evaluation) -> list[str]:
         "speed: answers a second over those of the whole model; `bench` counts the vision encoder "
         "in",
     ]
+    if any(result.name.partition(":")[0] == "random" for result in results):
+        lines.append(
+            "random: one draw, the same for all images with as many tokens; baseline:random:1 is "
+            "another"
+        )
     if any(result.kept is not None and result.kept.high > 1 for result in results):
         lines.append(
             "above 100 %: of some images drawn by the bootstrap the pruned model answers more "

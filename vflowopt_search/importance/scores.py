@@ -90,7 +90,11 @@ class TextAttention:
 
 @dataclass(frozen=True)
 class RandomScore:
-    """A random order of the tokens, the same for every image of N tokens; values in (0, 1)."""
+    """A random order of the tokens, the same for every image of N tokens; values in (0, 1).
+
+    It could differ between images by their place in the batch, which must decide nothing (beams of
+    one prompt would keep different tokens), or by their pixels, which it does not see.
+    """
 
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset()
