@@ -110,14 +110,18 @@ class Workers(AbstractContextManager["Workers"]):
 
     def _started(self, name: str, what: bytes) -> _Worker:
         errors = TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
-        process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which tells the others
-        )
+        try:
+            process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the others
+            )
+        except OSError:
+            errors.close()
+            raise
         assert process.stdin is not None  # a pipe
         with suppress(BrokenPipeError):  # it has ended, and says why by itself
             process.stdin.write(what)

@@ -121,7 +121,8 @@ def _tasks(job: Job) -> dict[str, Job]:
     for number in range(1, job.workers):
         device = devices[number % len(devices)]
         mine = replace(job, workers=1, source=replace(job.source, device=device))
-        tasks[f"worker {number + 1} of {job.workers}, on {device},"] = mine
+        where = "" if device == "auto" else f" ({device})"
+        tasks[f"worker {number + 1} of {job.workers}{where}"] = mine
     return tasks
 
 
