@@ -33,7 +33,12 @@ def test_another_sampler_is_told_and_is_another_study(
     world = make_world(folder)
     asked = ["--trials", "2", "--no-held-out", "--json", "--sampler"]
     told = json.loads(run(*world.search(tmp_path / "out", *asked, "random")).stdout)
-    assert told["settings"] == {"sampler": "random", "racing": True, "trials_per_batch": 1}
+    assert told["settings"] == {
+        "sampler": "random",
+        "racing": True,
+        "trials_per_batch": 1,
+        "workers": 1,
+    }
     refused = run(*world.search(tmp_path / "out", *asked, "gp"))
     assert refused.exit_code == 1
     assert "was made with sampler 'random' but is resumed with 'gp'" in refused.stderr

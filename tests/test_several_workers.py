@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.test_rounds import outcomes
 from tests.test_signs import ELSEWHERE
 from vflowopt_search import sampling, trials
 from vflowopt_search.processes import this_process
-from vflowopt_search.recovery import num_running_elsewhere, recover
+from vflowopt_search.recovery import num_running_elsewhere, recover, recover_others
 from vflowopt_search.sampling import SlotSampler
 from vflowopt_search.storage import open_storage
 from vflowopt_search.strategy import Strategy
@@ -150,6 +150,19 @@ def test_a_worker_that_dies_is_replaced_while_the_others_run(tmp_path: Path) -> 
     assert trials.num_counted(outcome.study.trials) == 8
     done = filter(trials.counts, outcome.study.trials)
     assert sorted(trial.user_attrs[trials.SLOT] for trial in done) == list(range(8))
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(30, "running"), (90, "abandoned")])
+def test_a_trial_that_nobody_signed_is_given_up_while_others_run(
+    seconds: int, outcome: str
+) -> None:
+    storage = InMemoryStorage()
+    study = fake_run(FakeObjective(num_samples=FEW), storage, total=3).study
+    unsigned = optuna.create_trial(state=TrialState.RUNNING)
+    unsigned.datetime_start = datetime.now() - timedelta(seconds=seconds)
+    study.add_trial(unsigned)
+    recover_others(study, storage)
+    assert trials.outcome_of(study.trials[3]) == outcome
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +34,8 @@ from vflowopt_search.trials import (
 
 SIGNING_SECONDS = 2.0
 """A worker names itself in a trial that it made within this time."""
+UNSIGNED_TRIAL = timedelta(minutes=1)
+"""A trial without a name for so long is looked at while others run: clocks may differ a little."""
 MAX_DEATHS = 3
 """Parameters under which so many processes died are not tried again."""
 
@@ -81,7 +84,8 @@ def recover_others(study: Study, storage: BaseStorage) -> None:
     """The same when another trial's worker ended or fell silent meanwhile; else nothing."""
     for trial in _running(study):
         owner = trial.user_attrs.get(OWNER, "")
-        if owner and not is_alive(owner) and _has_ended(storage, trial):
+        ended = _has_ended(storage, trial) if owner else _is_old(trial)
+        if ended and not is_alive(owner):
             recover(study, storage)
             return
 
@@ -146,6 +150,12 @@ def _is_dead(storage: BaseStorage, trial: FrozenTrial) -> bool:
     owner = trial.user_attrs.get(OWNER, "")
     # another host of the same name looks like this one before its last start
     return is_gone(owner) and not (is_of_another_boot(owner) and _gives_signs(storage, trial))
+
+
+def _is_old(trial: FrozenTrial) -> bool:
+    """Whether a trial that nobody signed began so long ago that it is worth a closer look."""
+    began = trial.datetime_start
+    return began is not None and datetime.now() - began > UNSIGNED_TRIAL
 
 
 def _runs(trial: FrozenTrial) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from vflowopt_search import run_folder
+from vflowopt_search.cli import typed
 from vflowopt_search.cli.loading import SHIPPED, ModelSource
 from vflowopt_search.errors import CalibrationError
 from vflowopt_search.recipe import StudyRecipe
@@ -83,6 +84,8 @@ class Job:
         storage: Optuna URL; None is a journal in the output folder.
         batch_size: samples measured together, of each strategy; None chooses.
         trials_per_batch: strategies measured together.
+        workers: processes that run trials at the same time.
+        devices: one for each worker in turn; none: that of `source`, or all GPUs where it is auto.
         sampler: who draws the strategies (see `StudySettings`).
         racing: stop hopeless trials early.
         cache: folder of what does not depend on the trial; None is the user's cache folder.
@@ -100,6 +103,8 @@ class Job:
     storage: str | None = None
     batch_size: int | None = None
     trials_per_batch: int = 1
+    workers: int = 1
+    devices: tuple[str, ...] = ()
     sampler: SamplerName = "tpe"
     racing: bool = True
     cache: Path | None = None
@@ -120,18 +125,18 @@ class Job:
         return self.storage or self.output / run_folder.JOURNAL
 
 
-def resolve_recipe(study: str | None, typed: dict[str, Any]) -> StudyRecipe:
+def resolve_recipe(study: str | None, given: dict[str, Any]) -> StudyRecipe:
     """The recipe of `--study`, or the quickstart without a model, changed by what was typed.
 
     Args:
         study: name or path of a recipe.
-        typed: fields of a recipe; None where nothing was typed.
+        given: fields of a recipe; None where nothing was typed.
 
     Raises:
         SearchSpaceError: the recipe or a value is wrong.
         typer.BadParameter: a model is named, but no calibration samples.
     """
-    given = {name: value for name, value in typed.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
     if study is not None or "model" not in given:
         recipe = StudyRecipe.load(study or QUICKSTART)
         return StudyRecipe(**{**recipe.model_dump(), **given})
@@ -173,3 +178,28 @@ def parse_columns(text: str | None, video: str | None = None) -> dict[str, str]:
             )
     columns = {ours.strip(): theirs.strip() for ours, theirs in pairs}
     return columns if video is None else columns | {"video": video}
+
+
+def parse_devices(text: str | None, device: str) -> tuple[str, ...]:
+    """`cuda:0,cuda:1` as names; none of nothing.
+
+    Args:
+        text: what was typed.
+        device: the one device that was asked for, or auto.
+
+    Raises:
+        typer.BadParameter: one is no device, or both were typed.
+    """
+    if text is None:
+        return ()
+    if device != "auto":
+        raise typer.BadParameter(
+            f"{text!r} are the devices of workers, but --device {device} is one for all; give one "
+            f"of the two",
+            param_hint="--devices",
+        )
+    try:
+        return tuple(typed.device(part.strip()) for part in text.split(","))
+    except typer.BadParameter as error:
+        error.param_hint = "--devices"
+        raise

@@ -239,6 +239,23 @@ TrialsPerBatch = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that run trials at the same time; one for each of --devices, or 1, unless "
+        "said. With several, the same seed no longer gives the same trials.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="As cuda:0,cuda:1: for --workers in turn; all GPUs unless this or --device is said.",
+        rich_help_panel=_MODEL,
+    ),
+]
 RandomInit = Annotated[
     Path | None,
     typer.Option(

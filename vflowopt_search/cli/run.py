@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,12 +18,10 @@ from vflowopt_search.cli.interrupted import INTERRUPTED, typed_again
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.output import check_folder, output_folder
 from vflowopt_search.cli.pictures import write_command, write_page
-from vflowopt_search.cli.preparation import Prepared, prepare
+from vflowopt_search.cli.preparation import prepare
 from vflowopt_search.cli.progress import Display, display
+from vflowopt_search.cli.running import check_devices, run_all
 from vflowopt_search.cli.summary import Summary
-
-if TYPE_CHECKING:
-    from vflowopt_search.outcome import StudyOutcome, TrialReport
 
 
 def run(job: Job, *, as_json: bool) -> None:
@@ -62,53 +59,17 @@ def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
     """Prepare and run the trials; what is left to do is in the `Closing`."""
     from vflowopt_search.evaluate.ledger import Ledger
 
+    check_devices(job)
     prepared = prepare(job, shown)
     held_out = HeldOut(job, prepared, Ledger(job.output / run_folder.DIVERGENCES), shown)
     if job.data.strict:
         held_out.require_all()  # not after hours of trials
     if not (job.output / run_folder.COMMAND).exists():
         write_command(job)  # now, for a report while the search runs
-    outcome = run_trials(job, prepared, shown)
+    outcome = run_all(job, prepared, shown)
     write_command(job)  # not before: a search that is refused leaves the folder alone
     export(job, outcome)  # before anything else can go wrong
     return Closing(job, prepared, outcome, held_out, shown, begun)
-
-
-def run_trials(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
-    """Run the trials that are still to be run."""
-    from vflowopt_search.report.artifacts import BestPictures
-    from vflowopt_search.storage import open_storage
-    from vflowopt_search.study import StudySettings, run_study, study_context
-
-    recipe, facts = job.recipe, prepared.objective.facts
-    storage = open_storage(job.storage_or_journal)
-    folder = job.output / run_folder.ARTIFACTS
-    pictures = BestPictures(prepared.objective, storage, job.study_name, folder)
-
-    def on_trial(report: TrialReport) -> None:
-        shown.trial(report)
-        pictures(report)
-
-    shown.phase("trials", recipe.trials)
-    return run_study(
-        prepared.objective,
-        prepared.space.bind(facts),
-        StudySettings(
-            job.study_name,
-            recipe.retain,
-            recipe.trials,
-            recipe.seed,
-            job.racing,
-            job.sampler,
-            job.trials_per_batch,
-        ),
-        storage=storage,
-        context={
-            **study_context(facts.identity, prepared.calibration, prepared.space),
-            **prepared.objective.fingerprint,
-        },
-        on_trial=on_trial,
-    )
 
 
 def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:

@@ -7,6 +7,7 @@ from vflowopt_search.cli.job import (
     DataOptions,
     Job,
     parse_columns,
+    parse_devices,
     resolve_output,
     resolve_recipe,
 )
@@ -37,6 +38,8 @@ def search(
     dtype: options.Dtype = options.DtypeName.auto,
     batch_size: options.BatchSize = None,
     trials_per_batch: options.TrialsPerBatch = 1,
+    workers: options.Workers = None,
+    devices: options.Devices = None,
     random_init: options.RandomInit = None,
     trust_remote_code: options.TrustRemoteCode = False,
     output: options.Output = None,
@@ -72,10 +75,11 @@ def search(
         "seed": seed,
         "metric": None if metric is None else metric.value,
     }
-    recipe = resolve_recipe(study, typed)
+    recipe, places = resolve_recipe(study, typed), parse_devices(devices, device)
+    first = places[0] if places else device
     job = Job(
         recipe=recipe,
-        source=ModelSource(recipe.model, device, dtype.value, trust_remote_code, random_init),
+        source=ModelSource(recipe.model, first, dtype.value, trust_remote_code, random_init),
         data=DataOptions(
             split, parse_columns(columns, video_column), prompt, turns.value, frames, fps, strict
         ),
@@ -83,6 +87,8 @@ def search(
         storage=storage,
         batch_size=batch_size,
         trials_per_batch=trials_per_batch,
+        workers=workers or len(places) or 1,
+        devices=places,
         sampler=sampler.value,
         racing=racing,
         cache=cache,

@@ -42,7 +42,7 @@ class Summary:
             with what is missing.
         context_sha256: fingerprint of what the study's results depend on, shortened.
         recipe: what was asked for.
-        settings: how it was searched: sampler, racing and trials to a batch.
+        settings: how it was searched: sampler, racing, trials to a batch, workers.
         calibration: name, number and fingerprint of the samples.
         environment: device, precision and versions.
         seconds: wall time of this run.
@@ -200,7 +200,8 @@ def _trials(job: Job, outcome: StudyOutcome) -> dict[str, int]:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    return {name: getattr(job, name) for name in ("sampler", "racing", "trials_per_batch")}
+    names = ("sampler", "racing", "trials_per_batch", "workers")
+    return {name: getattr(job, name) for name in names}
 
 
 def _environment(prepared: Prepared) -> dict[str, Any]:

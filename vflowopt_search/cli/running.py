@@ -1,0 +1,162 @@
+"""The trials of a search: in this process, or in several that share the study."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from vflowopt_search import run_folder
+from vflowopt_search.cli.job import Job
+from vflowopt_search.cli.preparation import Prepared
+from vflowopt_search.cli.progress import Display
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from vflowopt_search.outcome import StudyOutcome, TrialReport
+    from vflowopt_search.workers import Workers
+
+_MODULE = "vflowopt_search.cli.worker"
+LOOK_SECONDS = 0.5
+"""Between two looks at what the other workers do."""
+
+
+def run_all(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
+    """Run the trials that are still to be run, by as many workers as the job wants.
+
+    This process is one of them. What another one leaves when it dies is tried again by those
+    that go on, and in the end by this process.
+
+    Raises:
+        VFlowOptError: this process cannot run them.
+    """
+    shown.phase("trials", job.recipe.trials)
+    if job.workers == 1:
+        return run_trials(job, prepared, shown)
+    from vflowopt_search.outcome import outcome_of_study
+    from vflowopt_search.workers import Workers, threads_each, with_threads
+
+    threads = threads_each(job.workers)
+    with with_threads(threads), Workers(_MODULE, _tasks(job), threads) as others:
+        outcome = run_trials(job, prepared, shown, others)
+        interrupted = outcome.interrupted
+        while others.running and not (outcome.finished or interrupted):
+            try:
+                _wait(outcome.study, job.recipe.trials, others, shown)
+            except KeyboardInterrupt:
+                interrupted = True
+            else:
+                outcome = run_trials(job, prepared, shown, others)
+                interrupted = outcome.interrupted
+    return outcome_of_study(outcome.study, job.recipe.trials, interrupted=interrupted)
+
+
+def run_trials(
+    job: Job, prepared: Prepared, shown: Display, others: Workers | None = None
+) -> StudyOutcome:
+    """Run trials in this process until all have begun.
+
+    Args:
+        job: what was asked for.
+        prepared: model and samples.
+        shown: where progress goes.
+        others: told of where one has ended.
+    """
+    from vflowopt_search.report.artifacts import BestPictures
+    from vflowopt_search.storage import open_storage
+    from vflowopt_search.study import StudySettings, run_study, study_context
+
+    recipe, facts = job.recipe, prepared.objective.facts
+    storage = open_storage(job.storage_or_journal)
+    folder = job.output / run_folder.ARTIFACTS
+    pictures = BestPictures(prepared.objective, storage, job.study_name, folder)
+
+    def on_trial(report: TrialReport) -> None:
+        shown.trial(report)
+        pictures(report)
+        if others is not None:
+            _tell_of(others)
+
+    return run_study(
+        prepared.objective,
+        prepared.space.bind(facts),
+        StudySettings(
+            job.study_name,
+            recipe.retain,
+            recipe.trials,
+            recipe.seed,
+            job.racing,
+            job.sampler,
+            job.trials_per_batch,
+        ),
+        storage=storage,
+        context={
+            **study_context(facts.identity, prepared.calibration, prepared.space),
+            **prepared.objective.fingerprint,
+        },
+        on_trial=on_trial,
+    )
+
+
+def check_devices(job: Job) -> None:
+    """Refuse, before any work, a device that is not there.
+
+    Raises:
+        ModelError: names it.
+    """
+    if job.devices:
+        from vflowopt_search.adapters.loading import parse_device
+
+        for device in job.devices:
+            parse_device(device)
+
+
+def _tasks(job: Job) -> dict[str, Job]:
+    """What each worker but this process does, by its name."""
+    devices = job.devices or _all_devices(job)
+    tasks = {}
+    for number in range(1, job.workers):
+        device = devices[number % len(devices)]
+        mine = replace(job, workers=1, source=replace(job.source, device=device))
+        where = "" if device == "auto" else f" ({device})"
+        tasks[f"worker {number + 1} of {job.workers}{where}"] = mine
+    return tasks
+
+
+def _all_devices(job: Job) -> list[str]:
+    """The device that was asked for, or every GPU where none was."""
+    import torch
+
+    many = job.source.device == "auto" and torch.cuda.device_count() > 1
+    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] if many else [job.source.device]
+
+
+def _wait(study: Study, total: int, others: Workers, shown: Display) -> None:
+    """Show how the others go on, until one of them has died or no trial is left."""
+    from vflowopt_search.trials import num_counted
+
+    done = num_counted(study.get_trials(deepcopy=False))
+    while not _tell_of(others) and others.running and done < total:
+        time.sleep(LOOK_SECONDS)
+        before, done = done, num_counted(study.get_trials(deepcopy=False))
+        if done > before:
+            shown.trial(_last(study, total))
+
+
+def _last(study: Study, total: int) -> TrialReport:
+    from vflowopt_search.outcome import report_of
+    from vflowopt_search.trials import counts
+
+    ended = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
+    return report_of(study, max(ended, key=lambda trial: str(trial.datetime_complete)), total)
+
+
+def _tell_of(others: Workers) -> bool:
+    """Say which workers have died; whether any has."""
+    sentences = others.ended()
+    for sentence in sentences:
+        typer.echo(f"note: {sentence}", err=True)
+    return bool(sentences)
