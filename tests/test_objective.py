@@ -20,7 +20,9 @@ from vflowopt_search.divergence import ANSWER_METRICS, METRICS
 from vflowopt_search.errors import CacheError, DivergenceError, ModelError, UnsupportedError
 from vflowopt_search.evaluate.answers import Asking
 from vflowopt_search.evaluate.evaluation import evaluate
+from vflowopt_search.importance.context import ContextMap, ContextProjections
 from vflowopt_search.objective import Objective, build_objective
+from vflowopt_search.reference import stored_attention
 from vflowopt_search.reference.shelf import GB, MemoryShelf
 from vflowopt_search.strategy import Importance, Recycling, Strategy
 
@@ -95,6 +97,23 @@ def test_maps_beyond_the_bound_are_computed_again_and_equal() -> None:
     assert isinstance(few, MemoryShelf)
     assert isinstance(many, MemoryShelf)
     assert 0 < few.held_bytes <= few.limit_bytes < many.held_bytes
+
+
+@every_family
+def test_trials_measure_the_same_from_either_form_of_stored_attention(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {}
+    for as_map in (True, False):
+        monkeypatch.setattr(stored_attention, "takes_less_as_map", lambda _, chosen=as_map: chosen)
+        for turn in range(2):
+            objective = objective_of(family, cache=tmp_path / str(as_map))
+            values[as_map, turn] = objective.measure(full_strategy(objective), EVERYONE)
+        form = ContextMap if as_map else ContextProjections
+        parts = objective.source.maps.attention(1, EVERYONE)["image"][0].parts
+        assert all(isinstance(part, form) for part in parts)
+    for found in values.values():
+        assert found == pytest.approx(values[True, 0], abs=1e-6)
 
 
 def test_processes_and_runs_share_maps_and_features(tmp_path: Path) -> None:

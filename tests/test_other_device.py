@@ -17,18 +17,18 @@ from tests.families import tiny
 from tests.small_set import small_set
 from vflowopt_search import objective as objective_module
 from vflowopt_search.objective import Objective, build_objective
-from vflowopt_search.reference import along_answer
+from vflowopt_search.reference import along_answer, stored_attention
 from vflowopt_search.reference.placement import moved
 from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.strategy import Strategy
 
 SIZE = 3
 CASES = [
-    ("llava", "answer_cosine", "host"),
-    ("llava_onevision", "flow", "host"),
-    ("llava_onevision", "total_variation", "device"),
-    ("qwen2_5_vl", "total_variation", "host"),
-    ("gemma3", "total_variation", "device"),
+    ("llava", "answer_cosine", "host", "map"),
+    ("llava_onevision", "flow", "host", "projections"),
+    ("llava_onevision", "total_variation", "device", "map"),
+    ("qwen2_5_vl", "total_variation", "host", "map"),
+    ("gemma3", "total_variation", "device", "projections"),
 ]
 
 
@@ -67,11 +67,19 @@ def waiting_there(prepared: PreparedSet) -> PreparedSet:
     return moved(prepared, lambda tensor: tensor.to(DEVICE))
 
 
-@pytest.mark.parametrize(("name", "metric", "place"), [case for case in CASES if case[0] in NAMES])
+@pytest.mark.parametrize(
+    ("name", "metric", "place", "form"), [case for case in CASES if case[0] in NAMES]
+)
 def test_a_search_measures_there_what_it_measures_on_the_cpu(
-    name: str, metric: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    metric: str,
+    place: str,
+    form: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(along_answer, "ANSWER_TOKENS", 2)
+    monkeypatch.setattr(stored_attention, "takes_less_as_map", lambda _: form == "map")
     model = model_of(name)
     here = objective_on(model, name, metric)
     strategies = drawn(here)

@@ -34,6 +34,7 @@ from vflowopt_search.reference.along_answer import (
 )
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.offered_layers import OfferedLayers
 from vflowopt_search.reference.placement import settled
 from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
@@ -243,7 +244,7 @@ def build_objective(
     maps = AttentionMaps(adapter, processor, calibration.samples, prepared, shelf)
     return Objective(
         adapter=adapter,
-        facts=_facts(prepared, identity_of(model, name), pixels),
+        facts=_facts(prepared, identity_of(model, name), pixels, maps.offered),
         calibration=calibration,
         reference=reference,
         source=SignalSource(prepared, maps),
@@ -253,14 +254,20 @@ def build_objective(
     )
 
 
-def _facts(prepared: PreparedSet, identity: ModelIdentity, pixels: PixelScale | None) -> ModelFacts:
+def _facts(
+    prepared: PreparedSet,
+    identity: ModelIdentity,
+    pixels: PixelScale | None,
+    offered: OfferedLayers,
+) -> ModelFacts:
     """What a search space has to know of the model; the images say whether it has separators."""
     adapter = prepared.adapter
     images = (image for sample in prepared.samples for image in sample.images)
     return ModelFacts(
         identity=identity,
         pixels=pixels,
-        vision_layers_available=adapter.vision_layers,
+        vision_layers_available=offered.layers,
+        layers_note=offered.note,
         packs_positions="packed" in adapter.family.positions,
         recycles=adapter.knows_grid,
         scores=adapter.family.scores,

@@ -45,6 +45,8 @@ class ModelFacts:
         has_separators: whether there are row separators between visual tokens.
         recycles: whether it is known where tokens lie, so that they can be merged by grid cell.
         scores: importance scores that it offers.
+        layers_note: one sentence if fewer layers are available than the encoder has, or if their
+            attention cannot be kept between trials; None if nothing is to be said.
     """
 
     identity: ModelIdentity
@@ -54,6 +56,7 @@ class ModelFacts:
     has_separators: bool = True
     recycles: bool = True
     scores: tuple[str, ...] = ("received_attention", "text_attention", "uniform", "random")
+    layers_note: str | None = None
 
 
 class SearchSpace(SpacePart):
@@ -139,7 +142,11 @@ class SearchSpace(SpacePart):
         self.importance.require_offered(facts.scores, facts.identity.model_type)
         missing = list(_missing(self, facts))
         given = {name: parameter for name, parameter, _ in missing}
-        return BoundSpace(_with_fixed(self, given), facts, tuple(note for _, _, note in missing))
+        space = _with_fixed(self, given)
+        notes = [note for _, _, note in missing]
+        if facts.layers_note is not None and space.importance.vision_depth.fixed is None:
+            notes.append(facts.layers_note)
+        return BoundSpace(space, facts, tuple(notes))
 
 
 def _missing(space: SearchSpace, facts: ModelFacts) -> Iterator[tuple[str, Parameter, str]]:
@@ -182,7 +189,8 @@ class BoundSpace:
     Args:
         space: what is searched, less what the model cannot have.
         facts: the model.
-        notes: one sentence for each parameter that was fixed because of the model.
+        notes: one sentence for each parameter that was fixed because of the model, and one if not
+            all layers of its vision encoder can be searched.
     """
 
     space: SearchSpace

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.importance.batches import as_stored
 from vflowopt_search.errors import UnsupportedError
-from vflowopt_search.importance.context import ContextAttention, context_map
+from vflowopt_search.importance.context import ContextAttention, ContextMap, context_map
 from vflowopt_search.importance.scores import ReceivedAttention, context_tokens
 from vflowopt_search.importance.signals import ProjectedAttention
 
@@ -80,4 +80,5 @@ def test_an_image_reads_one_row_of_each_tile_however_large_the_map() -> None:
     stored = as_stored(projected(1, 3, 16, 1))
     moved = stored.relevance(context_tokens(stored.received(), 1.0))
     assert moved.shape == (3, 16)
-    assert moved.nbytes * 16 == sum(part.from_first_TKP.nbytes for part in stored.parts)
+    maps = [part.from_first_TKP for part in stored.parts if isinstance(part, ContextMap)]
+    assert moved.nbytes * 16 == sum(map_TKP.nbytes for map_TKP in maps)

@@ -5,35 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.importance.batches import eager_map
 from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
-from vflowopt_search.importance.signals import ProjectedAttention
 from vflowopt_search.objective import build_objective
-from vflowopt_search.reference import attention_maps
-from vflowopt_search.reference.attention_maps import head_mean_map
-
-
-@pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_query_heads_that_share_keys_are_averaged_like_any_others(key_heads: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query_THQD = torch.randn(3, 4, 9, 5, generator=generator)
-    key_THQD = torch.randn(3, key_heads, 9, 5, generator=generator)
-    attention = ProjectedAttention(query_THQD, key_THQD, 0.3)
-    shared_THQD = key_THQD.repeat_interleave(4 // key_heads, dim=1)
-    expected_TQQ = eager_map(query_THQD, shared_THQD, 0.3)
-    torch.testing.assert_close(head_mean_map(attention), expected_TQQ, rtol=0, atol=1e-6)
-    # the live score reads the same heads
-    torch.testing.assert_close(attention.received(), expected_TQQ.mean(1), rtol=0, atol=1e-6)
-
-
-def test_a_few_tiles_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query_THQD, key_THQD = torch.randn(2, 5, 2, 7, 4, generator=generator)
-    attention = ProjectedAttention(query_THQD, key_THQD, 0.3)
-    whole_TQQ = head_mean_map(attention)
-    monkeypatch.setattr(attention_maps, "SCORES_AT_ONCE", 1)
-    torch.testing.assert_close(head_mean_map(attention), whole_TQQ)
 
 
 @pytest.mark.parametrize("harm", ["other shape", "one missing", "empty"])

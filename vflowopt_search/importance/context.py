@@ -1,23 +1,27 @@
-"""Attention maps in the form in which trials ask them: summed up over the most attended patches.
+"""Attention in the form in which trials ask it: summed up over the most attended patches.
 
 The context tokens of algorithms.md 1.1 step 3 are those that receive more than some bound, so
 whatever the bound, they are the first few of the patches sorted by received attention. The mean
 attention from the first k of them, for every k, is as large as the map and makes a trial read one
 row of it per tile, where the map would have to be read whole.
 
+A map grows with P * P and queries and keys with P: of large tiles these are kept instead, and a
+trial computes its row from them.
+
 Shape suffixes: T = tiles, P = patches of a tile, Q = a tile's sequence in the vision encoder,
-K = number of context tokens, 1..P.
+K = number of context tokens, 1..P, H = heads, D = head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.importance.signals import ProjectedAttention
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +36,46 @@ class ContextMap:
     received_TP: Tensor
     from_first_TKP: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both tensors."""
-        return self.received_TP.nbytes + self.from_first_TKP.nbytes
+    def relevance(self, selected_TP: Tensor, device: torch.device) -> Tensor:
+        """The one row of each tile that belongs to its context tokens, (T, P) on a device."""
+        received_TP = self.received_TP
+        selected_TP = selected_TP.to(received_TP.device)
+        weakest_T = received_TP.masked_fill(~selected_TP, torch.inf).amin(-1)
+        strongest_left_T = received_TP.masked_fill(selected_TP, -torch.inf).amax(-1)
+        if bool((weakest_T <= strongest_left_T).any()):
+            raise UnsupportedError(
+                "the context tokens of a tile leave out a patch that receives at least as much "
+                "attention as one of them; stored attention serves a bound on received attention "
+                "only: select by a bound"
+            )
+        tile_T = torch.arange(len(selected_TP), device=selected_TP.device)
+        return self.from_first_TKP[tile_T, selected_TP.sum(-1) - 1].to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class ContextProjections:
+    """The same of tiles that are so large that their queries and keys are smaller.
+
+    Attributes:
+        received_TP: mean over all queries of a tile, CLS included.
+        projected: queries and keys, in the model's precision.
+    """
+
+    received_TP: Tensor
+    projected: ProjectedAttention
+
+    def relevance(self, selected_TP: Tensor, device: torch.device) -> Tensor:
+        """Mean over the context tokens' queries, computed on a device, (T, P)."""
+        there = replace(
+            self.projected,
+            query_THQD=self.projected.query_THQD.to(device),
+            key_THQD=self.projected.key_THQD.to(device),
+        )
+        return there.relevance(selected_TP.to(device))
+
+
+StoredAttention = ContextMap | ContextProjections
+"""One encoder layer's attention over the tiles of one image."""
 
 
 def context_map(map_TQQ: Tensor, prefix: int, suffix: int) -> ContextMap:
@@ -59,9 +99,9 @@ def context_map(map_TQQ: Tensor, prefix: int, suffix: int) -> ContextMap:
 
 @dataclass(frozen=True, eq=False)
 class ContextAttention:
-    """Attention of a run of images, kept as context maps: what a search holds for all trials."""
+    """Attention of a run of images as it is stored: what a search holds for all trials."""
 
-    parts: Sequence[ContextMap]
+    parts: Sequence[StoredAttention]
     device: torch.device
 
     def received(self) -> Tensor:
@@ -72,26 +112,12 @@ class ContextAttention:
         """Mean over the queries that `context_TP` selects, shape (T, P).
 
         Raises:
-            UnsupportedError: a patch is left out that receives as much as one selected.
+            UnsupportedError: a patch is left out that receives as much as one selected, and the
+                attention is stored as a map.
         """
-        selected_TP = context_TP.to(self.parts[0].received_TP.device)
         sizes = [len(part.received_TP) for part in self.parts]
         rows = [
-            _row_of(part, mine_TP)
-            for part, mine_TP in zip(self.parts, torch.split(selected_TP, sizes), strict=True)
+            part.relevance(mine_TP, self.device)
+            for part, mine_TP in zip(self.parts, torch.split(context_TP, sizes), strict=True)
         ]
-        return torch.cat(rows).to(self.device)
-
-
-def _row_of(part: ContextMap, selected_TP: Tensor) -> Tensor:
-    """The one row of each tile that belongs to its context tokens, shape (T, P)."""
-    weakest_T = part.received_TP.masked_fill(~selected_TP, torch.inf).amin(-1)
-    strongest_left_T = part.received_TP.masked_fill(selected_TP, -torch.inf).amax(-1)
-    if bool((weakest_T <= strongest_left_T).any()):
-        raise UnsupportedError(
-            "the context tokens of a tile leave out a patch that receives at least as much "
-            "attention as one of them; stored attention serves a bound on received attention "
-            "only: select by a bound"
-        )
-    tile_T = torch.arange(len(selected_TP), device=selected_TP.device)
-    return part.from_first_TKP[tile_T, selected_TP.sum(-1) - 1]
+        return torch.cat(rows)

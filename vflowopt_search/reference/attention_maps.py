@@ -1,6 +1,6 @@
 """Attention of the vision encoder, computed once per image and layer for all trials.
 
-Shape suffixes: T = tiles, H = heads, Q = tokens of a tile in the vision encoder, D = head width.
+Of tiles so large that the maps would be larger, queries and keys are held (`stored_attention`).
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ from torch import Tensor
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import encoder_inputs
 from vflowopt_search.calibration.samples import Sample, images_sha256
-from vflowopt_search.importance.context import ContextAttention, ContextMap, context_map
-from vflowopt_search.importance.signals import (
-    ImageGeometry,
-    ProjectedAttention,
-    by_image,
-    runs_of,
-)
+from vflowopt_search.importance.context import ContextAttention, StoredAttention
+from vflowopt_search.importance.signals import ImageGeometry, ProjectedAttention, runs_of
 from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.tiles import SeenAttention
 from vflowopt_search.pruning.vision import KINDS, attention_by_run
 from vflowopt_search.reference.encoder import encoded_batches, kinds_of
+from vflowopt_search.reference.offered_layers import offered_layers
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.shelf import Shelf, Tensors
+from vflowopt_search.reference.stored_attention import (
+    packed,
+    stored_by_image,
+    stored_bytes,
+    unpacked,
+)
 
-Maps = dict[str, tuple[ContextMap, ...]]
-"""Kind to one map per image of one sample."""
+Maps = dict[str, tuple[StoredAttention, ...]]
+"""Kind to what is stored of each image of one sample."""
 
-SCORES_AT_ONCE = 2**26  # head x query x key products held at a time while a map is averaged
 SEEN_BYTES = 2**30  # queries, keys and maps held while the encoder runs
 MOST_SAMPLES = 16
 
 
 class AttentionMaps:
-    """Context maps by (vision layer, images), on a shelf.
+    """Stored attention by (vision layer, images), on a shelf.
 
-    A missing map costs one run of the vision encoder. Where the maps of all layers of all samples
-    fit on the shelf, one run records them all.
+    What is missing costs one run of the vision encoder. It records all layers that are offered to
+    the search at once, where there is room for all samples.
+
+    Attributes:
+        offered: the layers that a search should choose among.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class AttentionMaps:
         """
         self.adapter, self.processor, self.samples = adapter, processor, samples
         self.prepared, self.shelf = prepared, shelf
+        self._bytes_of_patch = bytes_of_patch(adapter)
+        self.offered = offered_layers(adapter.vision_layers, self._layer_bytes(), shelf.room())
         self._digests: dict[int, str] = {}
 
     def attention(
@@ -102,16 +108,15 @@ class AttentionMaps:
         return None if tensors is None else self._unpacked(index, tensors)
 
     def _unpacked(self, index: int, tensors: Tensors) -> Maps | None:
+        around = self.adapter.num_prefix_tokens, self.adapter.num_suffix_tokens
         maps: Maps = {}
         for kind, visuals in self.prepared.samples[index].visuals.items():
             parts = []
             for number, image in enumerate(visuals.images):
-                received = tensors.get(f"{kind}.{number}.received")
-                from_first = tensors.get(f"{kind}.{number}.from_first")
-                shape = (image.num_tiles, image.tile_patches)
-                if received is None or from_first is None or received.shape != shape:
+                part = unpacked(f"{kind}.{number}", tensors, image, *around)
+                if part is None:
                     return None
-                parts.append(ContextMap(received, from_first))
+                parts.append(part)
             maps[kind] = tuple(parts)
         return maps
 
@@ -125,7 +130,8 @@ class AttentionMaps:
             mine = [i for i in indices if self.prepared.has(i, kind)]
             images = [one for i in mine for one in self._images(i, kind)]
             for each, runs in self._seen(layers, inputs, kind, images).items():
-                parts = iter(self._context_maps(images, runs))
+                with torch.inference_mode():
+                    parts = iter(stored_by_image(images, runs))
                 for i in mine:
                     maps = fresh[i] if each == layer else others.setdefault((each, i), {})
                     maps[kind] = tuple(next(parts) for _ in self._images(i, kind))
@@ -150,45 +156,47 @@ class AttentionMaps:
             each: attention_by_run(self.adapter, seen.pop(each), images, call) for each in layers
         }
 
-    def _context_maps(
-        self, images: Sequence[ImageGeometry], runs: Sequence[ProjectedAttention]
-    ) -> list[ContextMap]:
-        """One context map per image."""
-        prefix, suffix = self.adapter.num_prefix_tokens, self.adapter.num_suffix_tokens
-        with torch.inference_mode():
-            maps = by_image(images, [head_mean_map(run) for run in runs])
-            return [context_map(map_TQQ, prefix, suffix) for map_TQQ in maps]
-
     def _layers_to_record(self, layer: int) -> list[int]:
-        """All layers that may score if everything fits, else the one asked for."""
-        layers = list(self.adapter.vision_layers)
-        everything = sum(
-            4 * image.num_tiles * image.tile_patches * (image.tile_patches + 1)
+        """All layers that may score if all fit together, else the one asked for."""
+        layers = self.offered.layers
+        fits = self._layer_bytes() * len(layers) <= self.shelf.room()
+        return list(layers) if fits and layer in layers else [layer]
+
+    def _layer_bytes(self) -> float:
+        """What the shelf holds of one layer when it has all images."""
+        return sum(
+            image.num_tiles * stored_bytes(image.tile_patches, self._bytes_of_patch)
             for index in set(self.prepared.first_alike)
             for image in self.prepared.samples[index].images
         )
-        fits = everything * len(layers) <= self.shelf.room()
-        return layers if fits else [layer]
 
     def _samples_at_once(self, num_layers: int) -> int:
         """So many that queries, keys and maps of so many layers stay within `SEEN_BYTES`."""
-        weights = next(p for p in self.adapter.vision_attentions[0].parameters() if p.ndim > 1)
-        of_patch = 2 * weights.shape[-1] * weights.element_size()
+        of_patch = self._bytes_of_patch
         most = max(
-            sum(i.num_tiles * i.tile_patches * (of_patch + 4 * i.tile_patches) for i in s.images)
-            for s in self.prepared.samples
+            sum(
+                i.num_tiles * (i.tile_patches * of_patch + stored_bytes(i.tile_patches, of_patch))
+                for i in sample.images
+            )
+            for sample in self.prepared.samples
         )
-        return max(1, min(MOST_SAMPLES, SEEN_BYTES // max(1, most * num_layers)))
+        return max(1, min(MOST_SAMPLES, int(SEEN_BYTES // max(1, most * num_layers))))
+
+
+def bytes_of_patch(adapter: Adapter) -> int:
+    """Queries and keys of a patch, where they are as wide as what they are made of."""
+    every = (p for attention in adapter.vision_attentions for p in attention.parameters())
+    weights = next((p for p in every if p.ndim > 1), None)
+    return 0 if weights is None else 2 * weights.shape[-1] * weights.element_size()
 
 
 def _packed(maps: Maps) -> dict[str, Tensor]:
     """Maps as named tensors."""
-    return {
-        f"{kind}.{number}.{name}": tensor
-        for kind, parts in maps.items()
-        for number, part in enumerate(parts)
-        for name, tensor in (("received", part.received_TP), ("from_first", part.from_first_TKP))
-    }
+    tensors: dict[str, Tensor] = {}
+    for kind, parts in maps.items():
+        for number, part in enumerate(parts):
+            tensors |= packed(f"{kind}.{number}", part)
+    return tensors
 
 
 class _SeeInto:
@@ -199,20 +207,3 @@ class _SeeInto:
 
     def __call__(self, query: Tensor, key: Tensor, scale: float) -> None:
         self.seen.append(SeenAttention(query, key, scale))
-
-
-def head_mean_map(attention: ProjectedAttention) -> Tensor:
-    """Mean over heads of softmax(q k^T * scale), fp32 (T, Q, Q), queries before keys, on the CPU.
-
-    A few tiles at a time, so that the maps of all heads are never held together.
-    """
-    query_THQD, key_THQD = attention.query_THQD.float(), attention.key_THQD.float()
-    # grouped-query attention: several query heads share the keys of one
-    key_THQD = key_THQD.repeat_interleave(query_THQD.shape[1] // key_THQD.shape[1], dim=1)
-    heads, size = query_THQD.shape[1], query_THQD.shape[2]
-    step = max(1, SCORES_AT_ONCE // (heads * size * size))
-    parts = []
-    for query, key in zip(torch.split(query_THQD, step), torch.split(key_THQD, step), strict=True):
-        logits_THQQ = query @ key.transpose(-1, -2) * attention.scale
-        parts.append(logits_THQQ.softmax(-1).mean(1).cpu())
-    return torch.cat(parts)
