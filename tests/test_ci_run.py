@@ -47,6 +47,7 @@ def test_a_browser_that_is_there_is_required(machine: Path, name: str) -> None:
     done = run(machine)
     assert done.returncode == 0, done.stderr
     assert "make test, browser required: 1" in done.stdout
+    assert "make wheel-check, " in done.stdout
 
 
 def test_without_root_it_says_what_to_install(machine: Path) -> None:

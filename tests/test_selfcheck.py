@@ -145,16 +145,15 @@ def _keeps_one_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def _infinite_scores(patch: pytest.MonkeyPatch) -> None:
-    original = prefill.Prefill._first_score
+    original = prefill.Prefill._scores_at
 
-    def spoiled(self: Any) -> str:
-        name = original(self)
-        self.scores[name] = [
-            score.clone().index_fill_(0, torch.tensor([0]), math.inf) for score in self.scores[name]
+    def spoiled(self: Any, number: int) -> list[Tensor]:
+        return [
+            score_N.clone().index_fill_(0, torch.tensor([0]), math.inf)
+            for score_N in original(self, number)
         ]
-        return name
 
-    patch.setattr(prefill.Prefill, "_first_score", spoiled)
+    patch.setattr(prefill.Prefill, "_scores_at", spoiled)
 
 
 def _other_attention(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ with pruned(model, Strategy.load("strategy.json")) as applied:
 
 from __future__ import annotations
 
-import atexit
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,6 +38,10 @@ def pruned(
 
     The model is the caller's own, from transformers, unchanged; when the block ends, also by an
     exception, it is bit-identical to before.
+
+    A model that was compiled runs eagerly meanwhile, for its graphs have no hooks; and so does all
+    that `torch.compile` made in this process, since torch cannot tell what of it holds the model.
+    What certainly does not may run compiled inside `torch.compiler.set_stance("default")`.
 
     Args:
         model: a loaded model of a supported family, on any device.
@@ -94,13 +98,18 @@ def _attached(engine: Engine) -> Iterator[None]:
 
 
 class Handle:
-    """A strategy applied without a `with` block; `remove` takes it off again."""
+    """A strategy applied without a `with` block; `remove` takes it off again.
 
-    def __init__(self, stack: ExitStack, applied: Applied) -> None:
-        self._stack = stack
-        self._applied = applied
+    The model keeps its strategy on, whether or not anybody holds the handle. A model that nobody
+    holds any more goes with its strategy.
+    """
+
+    def __init__(self, engine: PruningEngine, stack: ExitStack) -> None:
+        """A handle on the `engine` that is attached until `stack` is closed."""
+        self._stack, self._applied = stack, engine.applied
+        engine.until_removed = stack
         # a program that ends without taking it off must not have it fall off while Python closes
-        atexit.register(self.remove)
+        self._at_exit = weakref.finalize(engine, _close, weakref.ref(stack))
 
     @property
     def last(self) -> LastPrefill | None:
@@ -109,8 +118,15 @@ class Handle:
 
     def remove(self) -> None:
         """Take the strategy off the model; a second call does nothing."""
-        atexit.unregister(self.remove)
+        self._at_exit.detach()
         self._stack.close()
+
+
+def _close(stack: weakref.ref[ExitStack]) -> None:
+    """Take a strategy off if its model is still there."""
+    alive = stack()
+    if alive is not None:
+        alive.close()
 
 
 def prune(
@@ -120,6 +136,9 @@ def prune(
     revision: str | None = None,
 ) -> Handle:
     """Apply a strategy until `handle.remove()` is called.
+
+    The model keeps it on, also where the handle is dropped. All that `torch.compile` made runs
+    eagerly until then, as in `pruned`.
 
     Args:
         model: as in `pruned`.
@@ -134,8 +153,8 @@ def prune(
         UnsupportedError: the model cannot do what the strategy asks, or is pruned already.
     """
     with ExitStack() as stack:
-        applied = stack.enter_context(pruned(model, strategy, revision=revision))
-        return Handle(stack.pop_all(), applied)
+        engine = stack.enter_context(attached_engine(model, strategy, revision))
+        return Handle(engine, stack.pop_all())
 
 
 def _ready(model: nn.Module, strategies: Sequence[Strategy]) -> Adapter:

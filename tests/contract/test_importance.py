@@ -166,6 +166,21 @@ def test_text_attention_keeps_to_windows(name: str, monkeypatch: pytest.MonkeyPa
     assert_text_attention(name, narrow + 1, monkeypatch)
 
 
+@every_family
+def test_the_record_tells_the_first_stage_scores(name: str) -> None:
+    model, inputs = model_of(name), inputs_of(name)
+    told = []
+    for stages in ([(2, 0.5)], [(2, 0.5), (4, 0.5)]):
+        strategy = strategy_of(*stages, scores=["text_attention"] * len(stages))
+        with torch.no_grad(), pruned(model, strategy) as applied:
+            model(**inputs)
+        assert applied.last is not None
+        told.append(applied.last.importance)
+    for alone_N, first_N in zip(*told, strict=True):
+        assert torch.equal(first_N, alone_N)
+        assert first_N.isfinite().all()
+
+
 def assert_text_attention(name: str, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The score at a stage is what the layer before it gives when it attends eagerly."""
     seen: list[Prefill] = []

@@ -59,26 +59,57 @@ def logits_of(model: Any, name: str) -> Tensor:
     return logits
 
 
+def compiled_whole(model: Any) -> Any:
+    """The forward of the whole model is compiled."""
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def compiled_backbone(model: Any) -> Any:
+    """The forward of the backbone is compiled."""
+    backbone = model.model.language_model
+    backbone.forward = torch.compile(backbone.forward, backend="eager")
+    return model
+
+
+def compiled_in_place(model: Any) -> Any:
+    """`Module.compile` was called."""
+    model.compile(backend="eager")
+    return model
+
+
+def compiled_wrapper(model: Any) -> Any:
+    """The user goes on with the wrapper that `torch.compile` returns."""
+    return torch.compile(model, backend="eager")
+
+
+def compiled_around(model: Any) -> Any:
+    """The user compiled a function that calls the model."""
+    return torch.compile(lambda **inputs: model(**inputs), backend="eager")
+
+
+COMPILED = (
+    *(compiled_whole, compiled_backbone, compiled_in_place),
+    *(compiled_wrapper, compiled_around),
+)
+
+
 # What transformers hands to torch.compile warns of deprecated things.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("part", ["whole", "backbone"])
-def test_a_compiled_model_is_pruned(part: str, name: str = "llava") -> None:
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_a_compiled_model_is_pruned(compiled: Callable[[Any], Any], name: str = "llava") -> None:
     # one stage inside the decoder, no cache, no attention recorded: nothing asks for a new graph
     plan = strategy_of((3, 0.5), importance=Importance(score="uniform"))
     model = copy.deepcopy(model_of(name))
     plain = logits_of(model, name)
     with pruned(model, plan):
         expected = logits_of(model, name)
-    backbone = model.model.language_model
-    if part == "whole":
-        model.forward = torch.compile(model.forward, backend="eager")
-    else:
-        backbone.forward = torch.compile(backbone.forward, backend="eager")
-    torch.testing.assert_close(logits_of(model, name), plain, rtol=0, atol=FP32)
+    called = compiled(model)
+    torch.testing.assert_close(logits_of(called, name), plain, rtol=0, atol=FP32)
     with pruned(model, plan) as applied:
-        assert torch.equal(logits_of(model, name), expected)
+        assert torch.equal(logits_of(called, name), expected)
         assert applied.last is not None
-    torch.testing.assert_close(logits_of(model, name), plain, rtol=0, atol=FP32)
+    torch.testing.assert_close(logits_of(called, name), plain, rtol=0, atol=FP32)
     torch._dynamo.reset()
 
 

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,27 +70,53 @@ def test_a_layer_met_while_another_thread_switches_is_left_alone() -> None:
         assert engine.before_layer(2, model, (torch.zeros(1, 3, 4),)) is None
 
 
-def test_eagerness_ends_with_the_last_engine_in_any_order() -> None:
-    traced: list[str] = []
+@pytest.fixture
+def compiled() -> Iterator[list[Any]]:
+    """The graphs of `unrelated` that were compiled, in a process that has compiled nothing yet."""
+    torch.compiler.reset()
+    yield []
+    torch.compiler.reset()
+
+
+def unrelated(graphs: list[Any]) -> Any:
+    """A compiled function that has nothing to do with any model."""
 
     def backend(graph: Any, inputs: Any) -> Any:
-        traced.append("compiled")
+        graphs.append(graph)
         return graph.forward
 
-    def ran_compiled() -> bool:
-        traced.clear()
-        torch.compiler.reset()
-        torch.compile(torch.sin, backend=backend)(torch.ones(3))
-        return bool(traced)
+    return torch.compile(torch.sin, backend=backend)
 
-    first, second = eagerly(), eagerly()
+
+def test_eagerness_ends_with_the_last_engine_in_any_order(compiled: list[Any]) -> None:
+    sine, first, second = unrelated(compiled), eagerly(), eagerly()
     first.__enter__()
     second.__enter__()
-    assert not ran_compiled()
+    sine(torch.ones(3))
     first.__exit__(None, None, None)
-    assert not ran_compiled()
+    sine(torch.ones(3))
+    assert not compiled
     second.__exit__(None, None, None)
-    assert ran_compiled()
+    sine(torch.ones(3))
+    assert len(compiled) == 1
+
+
+def test_other_compiled_code_runs_eagerly_meanwhile_unless_told_otherwise(
+    compiled: list[Any],
+) -> None:
+    """What the docstrings of `pruned` and `prune`, and the README's limits, say."""
+    model, sine = tiny_model("llava"), unrelated(compiled)
+    handle = prune(model, strategy_of((0, 0.5), scores=["random"]))
+    assert torch.equal(sine(torch.ones(3)), torch.ones(3).sin())
+    assert not compiled
+    with torch.compiler.set_stance("default"):
+        sine(torch.ones(3))
+        assert len(compiled) == 1
+    sine(torch.ones(5, 5))  # another shape would have been compiled anew
+    assert len(compiled) == 1
+    handle.remove()
+    sine(torch.ones(5, 5))
+    assert len(compiled) == 2
 
 
 def test_two_handles_may_be_removed_in_any_order() -> None:
@@ -117,12 +144,13 @@ def test_a_pruned_model_is_saved_as_it_is_but_not_copied(tmp_path: Path) -> None
         assert torch.equal(generate(other, inputs).logits, plain.logits)
 
 
-def test_a_program_that_ends_with_a_strategy_on_ends_in_silence() -> None:
+@pytest.mark.parametrize("held", ["handle", "import builtins; builtins.until_the_very_end"])
+def test_a_program_that_ends_with_a_strategy_on_ends_in_silence(held: str) -> None:
     program = (
         "from tests.tiny import tiny_model;"
         "from tests.pruning.oracle import strategy_of;"
         "from vflowopt_search import prune;"
-        "handle = prune(tiny_model('llava'), strategy_of((0, 0.5), scores=['random']));"
+        f"{held} = prune(tiny_model('llava'), strategy_of((0, 0.5)));"
         "print('done')"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -94,6 +94,24 @@ def test_the_record_is_what_the_engine_did(family: str) -> None:
         assert min(scores) >= low * 0.999 and max(scores) == pytest.approx(high, rel=1e-3)
 
 
+def test_two_stages_by_text_show_what_the_first_one_chose_by() -> None:
+    objective = objective_of("llava")
+    by_text = Strategy(
+        name="by text",
+        model=objective.facts.identity,
+        importance=Importance(score="text_attention"),
+        stages=(Stage(layer=2, keep_ratio=0.5), Stage(layer=4, keep_ratio=0.5)),
+    )
+    alone = by_text.model_copy(update={"stages": by_text.stages[:1]})
+    [both], [first] = (
+        record_overlays(objective, each, VALUES, roles={1: "best"})[0].samples
+        for each in (by_text, alone)
+    )
+    for view, expected in zip(both.views, first.views, strict=True):
+        assert view.importance == expected.importance
+        assert view.importance is not None and None not in view.importance
+
+
 def test_the_views_of_an_image_are_its_whole_and_its_mosaic() -> None:
     objective = objective_of("llava_onevision")
     overlays, _ = record_overlays(objective, staged(objective), VALUES)

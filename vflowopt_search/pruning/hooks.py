@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from threading import Lock, get_ident
+from threading import Lock, RLock, get_ident
 from threading import enumerate as enumerate_threads
 from typing import Any, NoReturn
 
@@ -82,13 +82,16 @@ class _Eagerness:
     """How many engines of this process want compiled models to run eagerly."""
 
     def __init__(self) -> None:
-        self._lock, self._count, self._stance = Lock(), 0, ExitStack()
+        # the garbage collector may end a block of another engine while this thread begins one
+        self._lock, self._count, self._stance = RLock(), 0, ExitStack()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Compiled models run eagerly inside the `with` block: their graphs have no hooks.
+        """Compiled code runs eagerly inside the `with` block, in all of the process.
 
-        Blocks of several engines may end in any order.
+        A graph that was compiled before has no hooks and would prune nothing, in silence; which
+        compiled functions call the model, nobody knows. Blocks of several engines may end in any
+        order.
         """
         with self._lock:
             self._count += 1

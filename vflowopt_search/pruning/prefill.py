@@ -65,6 +65,7 @@ class Prefill:
         )
         self.merges: list[Merge | None] = [None] * len(sizes)
         self._kept: dict[int, list[Tensor]] = {}
+        self._importance: list[Tensor] = []
 
     def first_stage(self, embeds_BSD: Tensor) -> Tensor:
         """Stage 0, if there is one: choose, recycle (algorithms.md 1.1 and 1.2).
@@ -74,6 +75,7 @@ class Prefill:
         """
         if self.strategy.stages[0].layer > 0:
             return embeds_BSD
+        self._importance = self._scores_at(0)
         for row, grid in enumerate(self.grids):
             if grid is None:
                 continue
@@ -83,14 +85,15 @@ class Prefill:
                 self._keep(row, best_of_alive(order_N, self.alive[row], count))
                 continue
             cell_N = grid_cells(grid, self.strategy.recycling.cell)
-            score_N = self.scores[self._first_score()][row]
-            kept, self.merges[row] = recycle(score_N, order_N, cell_N, count)
+            kept, self.merges[row] = recycle(self._importance[row], order_N, cell_N, count)
             self._keep(row, kept)
         self._file(0)
         return self.with_recycled(embeds_BSD)
 
     def later_stage(self, number: int) -> None:
         """Choose at stage `number`, whose layer is 1 or more."""
+        if number == 0:  # the next stage by attention inside the decoder overwrites its scores
+            self._importance = self._scores_at(0)
         for row, grid in enumerate(self.grids):
             if grid is not None:
                 order_N = self._order(row, grid, number)
@@ -116,19 +119,20 @@ class Prefill:
             tokens_per_layer=[self._per_layer(row, num_layers) for row in range(len(self.alive))],
             kept=dict(self._kept),
             recycled=[self._recycled(row) for row in range(len(self.alive))],
-            importance=list(self.scores.get(self._first_score(), [])),
+            importance=list(self._importance),
         )
 
     def reader(self, num_layers: int) -> partial[LastPrefill]:
         """A function that makes the record when it is wanted."""
         return partial(self.record, num_layers)
 
-    def _first_score(self) -> str:
-        return self.scoring.name_of(self.strategy.stages[0])
+    def _scores_at(self, number: int) -> list[Tensor]:
+        """Per row, what the stage `number` chooses by."""
+        return self.scores[self.scoring.name_of(self.strategy.stages[number])]
 
     def _order(self, row: int, grid: TokenGrid, number: int) -> Tensor:
-        name = self.scoring.name_of(self.strategy.stages[number])
-        return ranking(self.scores[name][row], grid.separator_N, self.strategy.separators)
+        score_N = self._scores_at(number)[row]
+        return ranking(score_N, grid.separator_N, self.strategy.separators)
 
     def _keep(self, row: int, kept: Tensor) -> None:
         self.alive[row] = kept

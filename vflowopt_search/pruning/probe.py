@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -28,7 +29,8 @@ def attention_probe(module: nn.Module, observe: Observe) -> Iterator[None]:
 
     The module gets a copy of its config that names an attention function of ours; that function
     hands queries and keys to `observe` and delegates to the implementation the model uses. The
-    name is taken out of transformers' table again when the block ends.
+    name is taken out of transformers' table again when the block ends. The table is everybody's,
+    so that `observe`, which knows the model, is kept by the module.
 
     Args:
         module: a transformers attention module that reads `self.config._attn_implementation`.
@@ -37,24 +39,27 @@ def attention_probe(module: nn.Module, observe: Observe) -> Iterator[None]:
     original: Any = module.config
     implementation = original._attn_implementation
     name = f"vflowopt_probe_{next(_numbers)}"
-    functions = functions_of(module)
+    functions, owner = functions_of(module), weakref.ref(module)
 
     def probed(
         attention: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         scale = kwargs.get("scaling")
-        observe(query, key, query.shape[-1] ** -0.5 if scale is None else float(scale))
+        see: Observe = getattr(owner(), name)
+        see(query, key, query.shape[-1] ** -0.5 if scale is None else float(scale))
         delegate = functions.get_interface(implementation, eager_of(attention))
         return delegate(attention, query, key, value, *args, **kwargs)
 
     probed_config = copy.copy(original)
     probed_config._attn_implementation_internal = name
     functions[name] = probed
+    object.__setattr__(module, name, observe)
     module.config = probed_config
     try:
         yield
     finally:
         module.config = original
+        object.__delattr__(module, name)
         del functions[name]
 
 

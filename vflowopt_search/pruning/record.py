@@ -25,7 +25,7 @@ class LastPrefill:
             of the visual tokens alive from that layer on, ascending.
         recycled: per sample, position of a recycled token → the positions merged into it.
         importance: per sample, the score of each visual token by which the first stage chose;
-            nothing where that was attention inside the decoder.
+            nothing before that stage has run.
     """
 
     visual_tokens: list[int]

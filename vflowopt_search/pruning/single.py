@@ -6,7 +6,7 @@ Shape suffixes: B = batch rows, S = unpruned sequence, K = tokens left.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor
 
@@ -21,9 +21,14 @@ from vflowopt_search.strategy import Strategy
 
 
 class PruningEngine(Engine):
-    """One strategy on one model."""
+    """One strategy on one model.
+
+    Attributes:
+        until_removed: what keeps the strategy on without a `with` block, None inside of one.
+    """
 
     scoring: Scoring
+    until_removed: ExitStack | None = None
 
     def __init__(self, anatomy: Anatomy, strategy: Strategy, applied: Applied) -> None:
         self.strategy, self.applied = strategy, applied
