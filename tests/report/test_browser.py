@@ -39,6 +39,18 @@ CUT_OFF = f"""{VISIBLE}.flatMap(p => {{
       return box.left < edge.left - 1 || box.right > edge.right + 1;
     }}).map(t => p.id + ': ' + t.textContent);
 }})"""
+# Texts in a figure that lie over each other, or over lines without a background of their own.
+STRUCK = f"""{VISIBLE}.flatMap(p => {{
+  const found = [...p.querySelectorAll('.annotation')].map(a => [a, a.getBoundingClientRect()]);
+  const over = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom
+    && b.top < a.bottom;
+  const axes = [...p.querySelectorAll('.ytick text')].map(t => [t, t.getBoundingClientRect()]);
+  const bare = found.filter(([a]) => !(a.querySelector('.bg')?.style.fillOpacity > 0.5));
+  const pairs = found.flatMap(([a, box], n) => [...found.slice(n + 1), ...axes]
+    .filter(([_, other]) => over(box, other)).map(([b]) => a.textContent + '/' + b.textContent));
+  const drawn = [...p.querySelectorAll('.textpoint')].map(t => t.textContent);
+  return [...bare.map(([a]) => a.textContent), ...pairs, ...drawn].map(t => p.id + ': ' + t);
+}})"""
 OVERLAPPING = f"""{VISIBLE}.flatMap(p => {{
   const boxes = [...p.querySelectorAll('.xtick text')].map(t => t.getBoundingClientRect());
   boxes.sort((one, other) => one.left - other.left);
@@ -230,6 +242,7 @@ def test_nothing_in_a_figure_is_cut_off_or_lies_over_another(
         click(page, f"#tab-{tab}")
         assert page.tell(CUT_OFF) == [], tab
         assert page.tell(OVERLAPPING) == [], tab
+        assert page.tell(STRUCK) == [], tab
 
 
 def test_printed_are_all_tabs_on_white(page: Page, one: Path) -> None:

@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from tests.fake_study import fake_run
+from vflowopt_search.report import frames
 from vflowopt_search.report.facts import Result, facts, results
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.words import FOUND
@@ -37,11 +38,14 @@ def lowest(run: Run) -> float:
 
 
 def test_results_hold_what_was_measured(run: Run) -> None:
-    unpruned, found, random = results(run)
+    unpruned, found, *others = results(run)
     assert unpruned == Result("unpruned", 1.0, 0.0, accuracy=0.9)
     assert found.name == FOUND and found.accuracy == 0.8 and found.retained == 0.25
     assert found.divergence == lowest(run)
-    assert random == Result("random", 0.25, 2.0, accuracy=0.5)
+    assert Result("random", 0.25, 2.0, accuracy=0.5) in others
+    beside = frames.comparison(run.study, run.baselines).baselines
+    assert {row.name: row.divergence for row in others} == beside and len(beside) > 1
+    assert [row.divergence for row in others] == sorted(beside.values())
 
 
 def test_what_was_measured_of_an_earlier_best_is_not_told(run: Run) -> None:
@@ -55,8 +59,8 @@ def test_facts_tell_of_a_finished_run(run: Run) -> None:
     assert told["model"] == "fake"
     assert told["calibration"] == "fake-samples: 24 samples (fingerprint c0ffee)"
     assert told["divergence"].startswith("1 - cosine")
-    assert told["budget"].startswith("25.0% of the visual tokens asked for")
-    assert "; 25.00% reached" in told["budget"]
+    assert told["retention ratio"].startswith("25.0% of the visual tokens requested")
+    assert "; 25.00% reached" in told["retention ratio"]
     assert told["trials"].startswith("16 of 20 done, ")
     assert told["run"] == "seed 0, tpe sampler, cpu, float32"
     assert "racing saved" in told["sample evaluations"]
@@ -77,7 +81,7 @@ def test_the_held_out_half_is_told_where_it_was_measured(run: Run) -> None:
     again = Run(run.study, run.strategy.model_copy(update={"provenance": origin}))
     told = facts(again)
     assert told["found"].endswith("; 0.125 on held-out samples")
-    assert "24 samples and 12 held out" in told["calibration"]
+    assert "24 samples and 12 held-out samples" in told["calibration"]
     assert results(again)[0].held_out == 0.125
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vflowopt_search.report import figures, palette
 from vflowopt_search.report.frames import (
@@ -23,7 +26,10 @@ def traces(figure: Any) -> dict[str, Any]:
 def test_history_shows_each_trial_once_by_how_it_ended() -> None:
     record = History([0, 1, 3], [1.0, 4.0, 0.1], [1.0, 1.0, 0.1], *how("complete stopped complete"))
     drawn = traces(figures.history_figure(record))
-    assert drawn["fully measured"].x == (0, 3) and drawn["fully measured"].y == (1.0, 0.1)
+    assert drawn["measured on all samples"].x == (0, 3) and drawn["measured on all samples"].y == (
+        1.0,
+        0.1,
+    )
     assert drawn["stopped early"].x == (1,) and drawn["stopped early"].y == (4.0,)
     assert drawn["lowest so far"].y == (1.0, 1.0, 0.1)
 
@@ -87,6 +93,23 @@ def test_importance_and_heatmap_draw_their_record() -> None:
     assert figure.data[0].text == ("100%", "<1%")
     figure = figures.heatmap_figure(SampleHeatmap([7, 2], [1, 0], [[3.0, 2.0], [9.0, 8.0]]))
     heat, axes = figure.data[0], (figure.layout.yaxis.ticktext, figure.layout.xaxis.ticktext)
-    assert [list(row) for row in heat.z] == [[3.0, 2.0], [9.0, 8.0]]
+    assert [list(row) for row in heat.z] == [pytest.approx([3**0.5, 2**0.5]), [3.0, 8**0.5]]
+    assert [list(row) for row in heat.text] == [["3.00000", "2.00000"], ["9.00000", "8.00000"]]
     assert axes == (("7", "2"), ("1", "0"))
     assert list(heat.customdata[1][0]) == [2, 1]  # trial 2, sample 1
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=30))
+def test_the_bar_of_a_heatmap_says_divergences_where_their_colours_are(values: list[float]) -> None:
+    """Colours go by the square root; few hard samples leave the others more than one colour."""
+    record = SampleHeatmap([0], list(range(len(values))), [values])
+    [heat] = figures.heatmap_figure(record).data
+    assert heat.zmin == 0 and list(heat.z[0]) == pytest.approx([value**0.5 for value in values])
+    ticks, texts = heat.colorbar.tickvals or (), heat.colorbar.ticktext or ()
+    assert [tick**2 for tick in ticks] == pytest.approx([float(text) for text in texts])
+    highest = max(values) ** 0.5
+    assert all(0 <= tick <= highest * 1.001 for tick in ticks)
+    gaps = [one - other for one, other in pairwise(ticks)]
+    assert all(gap >= 0.19 * highest for gap in gaps)
+    if max(values) > 1e-3:
+        assert 2 <= len(ticks) <= 6

@@ -111,6 +111,32 @@ def test_comparison_is_of_full_measurements_only(study: Study) -> None:
     assert stopped - {None} and not stopped & set(record.name)
 
 
+def test_a_baseline_under_a_textbook_name_is_there_once(study: Study) -> None:
+    """`attention-once` drops all at layer 0, as `attention` does; equal divergence to rounding."""
+    alone = frames.comparison(study)
+    value = alone.divergence[alone.name.index("attention-once")]
+    twice = frames.comparison(study, {"attention": value * (1 + 1e-9), "random": 9.0})
+    assert "attention" in twice.name and "attention-once" not in twice.name
+    assert len(twice.name) == len(alone.name) + 1
+    lines = frames.staircase(study, {"attention": value}).alive
+    assert "attention" in lines and "attention-once" not in lines
+    other = frames.comparison(study, {"attention": value * 1.01})
+    assert {"attention", "attention-once"} <= set(other.name)
+
+
+def test_a_strategy_of_several_stages_is_no_baseline_whatever_its_divergence(empty: Study) -> None:
+    for trial in fake_run(total=3).study.trials:
+        told = dict(trial.user_attrs) | {trials.WHOLE: True}
+        told.pop(trials.PER_SAMPLE)
+        empty.add_trial(create_trial(value=0.5, user_attrs=told))
+    assert set(frames.comparison(empty, {"random": 0.5}).name) == {
+        "found",
+        "published-like",
+        "pyramid",
+        "random",
+    }
+
+
 def test_records_of_an_empty_study_are_empty(empty: Study) -> None:
     assert frames.history(empty).trial == []
     assert frames.staircase(empty).alive == {}

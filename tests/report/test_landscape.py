@@ -60,6 +60,42 @@ def test_lines_run_within_their_axes_from_the_best_to_the_worst(study: Study) ->
     assert recycling.place == [0, 1] and recycling.label == ["yes", "no"]
 
 
+def test_a_whole_number_of_few_steps_has_a_label_at_each(study: Study) -> None:
+    [axis] = [a for a in landscape.parallel_coordinates(study).axes if a.parameter == "num_stages"]
+    assert axis.label == ["1", "2", "3"] and axis.place == pytest.approx([0, 0.5, 1])
+
+
+def test_values_stand_beside_the_lines_or_on_a_background(study: Study) -> None:
+    record = landscape.parallel_coordinates(study)
+    figure = landscape_figures.parallel_figure(record)
+    assert all(trace.mode == "lines" for trace in figure.data)
+    told = {(label.y, label.x): label for label in figure.layout.annotations}
+    for number, (axis, name) in enumerate(
+        zip(record.axes, figure.layout.yaxis.ticktext, strict=True)
+    ):
+        assert name.startswith(axis.parameter)
+        for place, label in zip(axis.place, axis.label, strict=True):
+            if place == 0:
+                assert f">{label}</span>" in name  # below the name, left of the lines
+                continue
+            assert told[number, place].text == label and told[number, place].bgcolor
+            assert (told[number, place].xanchor == "left") == (place == 1)
+
+
+def test_a_slice_alone_says_what_its_points_are_and_small_ones_leave_it_to_the_page(
+    study: Study,
+) -> None:
+    records = landscape.slices(study)
+    alone = landscape_figures.slice_figure(records[0])
+    assert alone.layout.yaxis.title.text == "mean divergence"
+    assert alone.layout.showlegend is not False
+    names = [trace.name for trace in alone.data]
+    assert names[:2] == ["stopped early", "measured on all samples"]
+    for small in landscape_figures.slice_figures(records):
+        assert small.layout.showlegend is False and small.layout.yaxis.title.text is None
+        assert small.layout.height < alone.layout.height
+
+
 def test_a_logarithmic_parameter_lies_on_a_logarithmic_axis(study: Study) -> None:
     record = landscape.parallel_coordinates(study)
     names = [axis.parameter for axis in record.axes]

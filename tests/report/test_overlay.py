@@ -13,7 +13,7 @@ from PIL import Image
 from tests.examples import full_strategy
 from tests.report.overlays import BLUE, RED, fake_overlays, two_by_three
 from vflowopt_search.errors import StudyError
-from vflowopt_search.report.overlay import panel_size, sample_panels, sheet, view_panels
+from vflowopt_search.report.overlay import Panel, panel_size, sample_panels, sheet, view_panels
 from vflowopt_search.report.overlay_record import (
     FILE,
     View,
@@ -80,16 +80,47 @@ def test_a_stage_panel_is_bright_where_tokens_are_alive() -> None:
     panels = view_panels(two_by_three("x"), picture, STAGES)
     captions = [panel.caption for panel in panels]
     assert captions[:4] == [
-        "the image",
-        "from layer 0: 3 of 5",
-        "from layer 2: 2 of 5",
-        "from layer 3: 1 of 5",
+        "the image, 2 x 3 tokens",
+        "layers 0 to 1: 3 of 5 tokens",
+        "layer 2: 2 of 5 tokens",
+        "from layer 3 on: 1 of 5 tokens",
     ]
     survived = two_by_three("x").survived
     for stage, panel in enumerate(panels[1:4], start=1):
         for cell, stages in enumerate(survived):
             colour = cell_colour(panel.image, *divmod(cell, 3))
             assert np.allclose(colour, RED) == (stages >= stage), (stage, cell)
+
+
+def test_stages_that_drop_nothing_of_a_view_share_the_panel_before() -> None:
+    """A view that is empty early is shown empty once."""
+    emptied = two_by_three("x").model_copy(update={"survived": (1, 1, 1, 0, 0, -1)})
+    captions = [p.caption for p in view_panels(emptied, None, (0, 2, 3)) if "layer" in p.caption]
+    assert captions == ["layers 0 to 1: 3 of 5 tokens", "from layer 2 on: 0 of 5 tokens"]
+    whole = two_by_three("x").model_copy(update={"survived": (3, 3, 3, 3, 3, -1)})
+    captions = [p.caption for p in view_panels(whole, None, (1, 2, 3)) if "layer" in p.caption]
+    assert captions == ["from layer 1 on: 5 of 5 tokens"]
+
+
+def test_views_are_told_apart_by_what_they_are() -> None:
+    view = two_by_three("x").model_copy(update={"name": "high-resolution mosaic"})
+    picture = Image.new("RGB", (90, 60), RED)
+    assert view_panels(view, picture, STAGES)[0].caption == "high-resolution mosaic, 2 x 3 tokens"
+
+
+def test_dropped_tokens_are_grey_and_not_black() -> None:
+    [panel] = view_panels(two_by_three("x"), Image.new("RGB", (90, 60), RED), STAGES)[3:4]
+    gone = cell_colour(panel.image, 0, 0)
+    assert np.ptp(gone) < 25 and gone.min() > 60
+
+
+def test_captions_of_a_sheet_stay_within_their_panels() -> None:
+    long = Panel("high-resolution mosaic, 14 x 14 tokens", Image.new("RGB", (240, 100), "red"))
+    short = sheet([Panel("short", long.image)] * 2)
+    both = sheet([long, Panel("short", long.image)])
+    assert both.width == short.width and both.height > short.height
+    seen = np.asarray(both)[:-120, 250:260]  # between the panels
+    assert (seen == 255).all()
 
 
 def test_merged_tokens_share_a_colour_and_their_anchor_is_outlined() -> None:
@@ -114,7 +145,7 @@ def test_a_map_goes_from_dark_to_bright_and_leaves_out_what_has_no_value() -> No
 
 def test_without_a_picture_there_are_tokens_all_the_same() -> None:
     panels = view_panels(two_by_three(None), None, STAGES)
-    assert panels[0].caption.startswith("from layer 0")
+    assert panels[0].caption.startswith("layers 0 to 1")
     assert panels[0].image.size == panel_size(two_by_three(None), None) == (240, 160)
 
 
@@ -138,9 +169,9 @@ def test_the_panels_of_a_sample_come_from_its_folder(tmp_path: Path) -> None:
     views = sample_panels(record, record.samples[1], tmp_path)
     assert len(views) == 2
     assert np.allclose(cell_colour(views[0][0].image, 0, 0), BLUE, atol=4)  # WebP
-    assert views[1][0].caption != "the image"
+    assert not views[1][0].caption.startswith("the image")
     (tmp_path / str(record.samples[1].views[0].picture)).unlink()
     gone = sample_panels(record, record.samples[1], tmp_path)
-    assert gone[0][0].caption != "the image"
+    assert not gone[0][0].caption.startswith("the image")
     whole = sheet(views[0], columns=3)
     assert whole.width > 3 * views[0][0].image.width

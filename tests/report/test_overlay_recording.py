@@ -22,7 +22,7 @@ from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.report import overlay_recording
 from vflowopt_search.report.overlay_record import NO_TOKEN, NOT_MERGED, SampleOverlay
 from vflowopt_search.report.overlay_recording import chosen_roles, record_overlays
-from vflowopt_search.report.view_pictures import restored
+from vflowopt_search.report.view_pictures import ViewCells, named, restored
 from vflowopt_search.strategy import Importance, PixelScale, Recycling, Stage, Strategy
 
 VALUES = [0.3, 0.1, 0.2]
@@ -118,6 +118,7 @@ def test_the_views_of_an_image_are_its_whole_and_its_mosaic() -> None:
     for sample in overlays.samples:
         whole, mosaic = sample.views
         assert (whole.rows, whole.cols) == (4, 4)
+        assert (whole.name, mosaic.name) == ("base view", "high-resolution mosaic")
         assert NO_TOKEN not in whole.survived + mosaic.survived
         ends = sample.visual_tokens - 16 - mosaic.rows * mosaic.cols
         assert ends == mosaic.rows  # one separator behind each row
@@ -139,6 +140,28 @@ def test_normalising_is_undone_exactly() -> None:
     mean, std = (torch.tensor(each)[:, None, None] for each in (pixels.mean, pixels.std))
     picture = restored((levels_CHW / 255 - mean) / std, pixels)
     assert np.array_equal(np.asarray(picture), levels_CHW.permute(1, 2, 0).numpy())
+
+
+def cells(*sides: int) -> list[ViewCells]:
+    nothing = torch.tensor([], dtype=torch.long)
+    return [ViewCells(side, side, nothing, nothing) for side in sides]
+
+
+@pytest.mark.parametrize(
+    ("sides", "kind", "number", "names"),
+    [
+        ((7,), "image", None, ["the image"]),
+        ((7,), "image", 1, ["image 2, the whole image"]),
+        ((7, 14), "image", 0, ["image 1, base view", "image 1, high-resolution mosaic"]),
+        ((7, 7, 7), "image", None, ["view 1 of 3", "view 2 of 3", "view 3 of 3"]),
+        ((7, 7), "image", None, ["view 1 of 2", "view 2 of 2"]),
+        ((7, 14), "video", None, ["time step 1 of 2", "time step 2 of 2"]),
+    ],
+)
+def test_views_have_the_names_of_what_they_show(
+    sides: tuple[int, ...], kind: str, number: int | None, names: list[str]
+) -> None:
+    assert named(cells(*sides), kind, number) == names
 
 
 def test_of_many_views_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,14 +141,38 @@ def test_the_headline_compares_with_the_closest_strategy_of_the_chart(
     page = written(run, tmp_path).text
     found = shown.divergence[shown.name.index(FOUND)]
     assert f"{divergence / found:.1f} x" in page
-    assert f"closer than {name}" in page
+    assert f"lower divergence than {name}" in page
 
 
 def test_the_headline_owns_that_a_plain_strategy_is_closer(run: Run, tmp_path: Path) -> None:
     found = min(frames.comparison(run.study).divergence)
     beaten = replace(run, baselines={"uniform": found / 4})
     page = written(beaten, tmp_path)
-    assert "4.0 x" in page.text and "farther than uniform" in page.text
+    assert "4.0 x" in page.text and "higher divergence than uniform" in page.text
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_baseline_that_is_closer_is_cautioned_about(
+    run: Run, tmp_path: Path, held_out: bool
+) -> None:
+    """The report says what the search says on the terminal."""
+    words = "Caution: baselines are closer to the unpruned model than the strategy found: uniform"
+    assert words not in written([run, finished(4)], tmp_path).text
+    found = min(frames.comparison(run.study).divergence)
+    beaten = replace(run, baselines={"uniform": found / 4})
+    if held_out:
+        assert run.strategy is not None
+        origin = run.strategy.provenance
+        assert origin is not None and origin.objective is not None
+        measured = origin.objective.model_copy(update={"held_out": 0.5})
+        origin = origin.model_copy(update={"objective": measured})
+        rows = [{"name": "uniform", "retained": 0.25, "divergence": 9.0, "held_out": 0.25}]
+        strategy = run.strategy.model_copy(update={"provenance": origin})
+        beaten = replace(run, strategy=strategy, summary={"comparison": rows})
+        words += " on held-out samples (0.25, found 0.5)"
+    page = written(beaten, tmp_path).text
+    assert words in page and page.count("role='note'") == 2  # and that of few trials
+    assert words.removeprefix("Caution: ") in written([beaten, run], tmp_path).text
 
 
 def test_every_figure_is_told_in_words(run: Run, tmp_path: Path) -> None:
@@ -160,9 +184,9 @@ def test_every_figure_is_told_in_words(run: Run, tmp_path: Path) -> None:
 
 
 def test_importance_of_few_trials_comes_with_a_caution(run: Run, tmp_path: Path) -> None:
-    words = "With care: only 30 trials were measured, and the 5 of lowest divergence"
+    words = "Caution: only 30 trials were measured, and the 5 of lowest divergence"
     assert words in written(run, tmp_path).text
-    assert "With care" not in written(finished(50), tmp_path).text
+    assert "Caution: only" not in written(finished(50), tmp_path).text
 
 
 def test_what_was_found_is_never_called_the_best(run: Run, tmp_path: Path) -> None:
@@ -212,7 +236,7 @@ def test_where_there_is_no_room_some_of_each_role_are_shown(tmp_path: Path) -> N
     some = overlay_cards(run, 3 * one + one // 2)
     assert some.count("<article") == 3
     assert [some.count(f"role {role}") for role in ("worst", "median", "best")] == [1, 1, 1]
-    assert "6 more are in" in some
+    assert "6 more samples are in" in some
     assert overlay_cards(run, 1).count("<article") == 1
 
 

@@ -6,10 +6,12 @@ import optuna
 import pytest
 
 from tests.fake_study import CONTEXT, FakeObjective, fake_run
-from vflowopt_search.report import landscape_figures, several
-from vflowopt_search.report.frames import history, staircase
+from vflowopt_search.report import landscape_figures, several, several_sections, summary_sections
+from vflowopt_search.report.facts import Result, results
+from vflowopt_search.report.frames import comparison, history, staircase
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.several import BudgetCurve, budget_curve
+from vflowopt_search.report.several_sections import compared
 
 
 def test_runs_are_drawn_by_budget() -> None:
@@ -29,7 +31,7 @@ def test_the_held_out_half_is_a_series_of_its_own() -> None:
     measured = run.best.provenance.objective.model_copy(update={"held_out": 0.5})
     origin = run.best.provenance.model_copy(update={"objective": measured})
     best = run.best.model_copy(update={"provenance": origin})
-    assert budget_curve([Run(run.study, best)]).divergence["found, held out"] == [0.5]
+    assert budget_curve([Run(run.study, best)]).divergence["found, held-out samples"] == [0.5]
 
 
 def test_what_measures_different_things_is_not_compared() -> None:
@@ -76,3 +78,35 @@ def test_the_budget_figure_has_points_and_medians() -> None:
     points, line = landscape_figures.budget_figure(curve).data
     assert points.y == (3.0, 1.0, 0.5)
     assert line.x == (0.1, 0.2) and line.y == (2.0, 0.5)
+
+
+def test_the_compare_tab_names_the_closest_baseline_of_the_summary() -> None:
+    """Baselines are also the textbook's, which `baselines.json` does not have."""
+    outcome = fake_run(total=30)
+    run = Run(outcome.study, outcome.best, {"random": 2.0})
+    name, divergence = next(iter(comparison(run.study, run.baselines).baselines.items()))
+    assert name != "random"
+    table, strategies, *_ = compared([run, run])
+    assert f">{name}: {divergence:.4g}</td>" in table.before
+    assert ">fake (25.0%) #2</td>" in table.before
+    for each in comparison(run.study, run.baselines).name:
+        assert strategies.before.count(f">{each}</td>") == 2
+
+
+def test_the_compare_tab_has_what_was_measured_of_baselines_and_of_speed() -> None:
+    outcome = fake_run(total=3)
+    rows = [{"name": "random", "retained": 0.25, "divergence": 2.0, "held_out": 1.75}]
+    speed = {"speedup": 2.5, "kv_bytes": 2048.0, "conditions": "batch size 1"}
+    run = Run(outcome.study, outcome.best, {"random": 2.0}, summary={"comparison": rows})
+    table, strategies, *_ = compared([run, run])
+    assert ">1.75</td>" in strategies.before and "KV cache" not in table.before
+    measured = [
+        Result(**(vars(row) | (speed if row.name == "found" else {}))) for row in results(run)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(several_sections, "results", lambda _: measured)
+        patch.setattr(summary_sections, "results", lambda _: measured)
+        table, strategies, *_ = compared([run, run])
+    for section in (table, strategies):
+        assert section.before.count(">2.50 x</td>") == section.before.count(">2.0 KiB</td>") == 2
+    assert "Time to first token and KV cache: batch size 1." in table.after

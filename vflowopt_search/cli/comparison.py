@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from vflowopt_search.cli.console import table
+from vflowopt_search.report.caution import beaten
 from vflowopt_search.report.words import FOUND
 
 if TYPE_CHECKING:
@@ -181,25 +182,9 @@ def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]
 
 
 def caution(comparison: Sequence[Row]) -> str:
-    """What to say where a plain strategy is closer to the whole model than the one found."""
-    rows = {row.name: row for row in comparison if row.name != UNPRUNED}
-    found, places = rows.pop(FOUND, None), {"divergence": "", "held_out": " on held-out samples"}
-    if found is None:
-        return ""
-    closer = [
-        f"{row.name}{place} ({theirs:.4g}, found {ours:.4g})"
-        for column, place in places.items()
-        for row in rows.values()
-        if (theirs := getattr(row, column)) is not None
-        and (ours := getattr(found, column)) is not None
-        and theirs < ours
-    ]
-    if not closer:
-        return ""
-    return (
-        f"caution: closer to the whole model than the strategy found: {', '.join(closer)}; search "
-        "with more trials and samples before you deploy it"
-    )
+    """What to say where a baseline is closer to the unpruned model than the strategy found."""
+    sentence = beaten(comparison)
+    return f"caution: {sentence}" if sentence else ""
 
 
 def _cells(row: Row, rescored: bool, labelled: bool) -> list[str]:

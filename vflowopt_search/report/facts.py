@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial
 from vflowopt_search import trials
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.outcome import VERSIONS
+from vflowopt_search.report import frames
 from vflowopt_search.report.measured import UNPRUNED, Measured, accuracy_of, speed_of
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.words import FOUND, METRICS
@@ -18,7 +20,7 @@ from vflowopt_search.strategy import Objective, Strategy
 from vflowopt_search.trials import best_full, outcome_of, value_of
 
 SAME_BUDGET = 0.01
-"""Shares of visual tokens that differ by more are not of one budget; whole tokens differ less."""
+"""Shares of visual tokens that differ by more are not one budget; whole tokens differ less."""
 
 
 RESULTS = {
@@ -31,18 +33,19 @@ RESULTS = {
 
 @dataclass(frozen=True)
 class Result:
-    """One strategy beside the others at the same budget; None where nothing was measured.
+    """One strategy beside the others at one retention ratio; None where nothing was measured.
 
     Attributes:
-        name: of the strategy; `found` is what the search found, `unpruned` the whole model.
+        name: of the strategy; `found` is what the search found, `unpruned` the unpruned model.
         retained: share of the visual tokens alive, mean over the decoder layers.
         divergence: mean over the samples that the search looked at.
         held_out: mean over samples that it did not see.
         accuracy: share of right answers.
-        accuracy_kept: the same relative to the whole model's.
+        accuracy_kept: the same relative to the unpruned model's.
         accuracy_range: ends of the 95 % interval of `accuracy_kept`.
-        speedup: how much sooner the first token comes than of the whole model.
-        kv_bytes: of the cache after the prompt.
+        speedup: time to first token of the unpruned model over that of the pruned one.
+        kv_bytes: of the KV cache after the prefill.
+        conditions: under which these two were measured.
     """
 
     name: str
@@ -54,16 +57,21 @@ class Result:
     accuracy_range: tuple[float, float] | None = None
     speedup: float | None = None
     kv_bytes: float | None = None
+    conditions: str | None = None
 
 
 def results(run: Run) -> list[Result]:
-    """The whole model where it was measured, the found strategy, and the baselines."""
+    """The unpruned model where it was measured, the found strategy, then baselines, closest first.
+
+    Baselines are also the textbook strategies among the trials, measured on all samples.
+    """
     best = best_full(run.study.get_trials(deepcopy=False))
     rows: dict[str, dict[str, Any]] = {}
     if best is not None:
         held_out = objective.held_out if (objective := _objective(run.strategy)) else None
         rows[FOUND] = {"divergence": value_of(best), "held_out": held_out, "retained": run.retain}
-    for name, value in run.baselines.items():
+    beside = frames.comparison(run.study, run.baselines)
+    for name, value in {**run.baselines, **beside.baselines}.items():
         rows[name] = {"divergence": value, "retained": run.retain}
     for name, values in _compared(run.summary, best).items():
         rows[name] = values | rows.get(name, {})
@@ -73,8 +81,13 @@ def results(run: Run) -> list[Result]:
                 row = rows.setdefault(FOUND if _is_found(run, name) else name, {})
                 row.update(found.values)
                 row.setdefault("retained", found.retained)
-    ordered = sorted(rows, key=lambda name: {UNPRUNED: 0, FOUND: 1}.get(name, 2))
-    return [Result(name, **rows[name]) for name in ordered]
+    found_rows = [Result(name, **row) for name, row in rows.items()]
+    return sorted(found_rows, key=_place)
+
+
+def _place(row: Result) -> tuple[int, float]:
+    first = {UNPRUNED: 0, FOUND: 1}.get(row.name, 2)
+    return first, inf if row.divergence is None else row.divergence
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -84,7 +97,7 @@ def facts(run: Run) -> dict[str, str]:
         "model": context.get("model") or _model_name(strategy),
         "calibration": _calibration(run),
         "divergence": METRICS.get(context.get("metric", ""), context.get("metric", "")),
-        "budget": _budget(run),
+        "retention ratio": _budget(run),
         "found": _best(run),
         "trials": _trials(run),
         "sample evaluations": _evaluations(run),
@@ -124,8 +137,8 @@ def _is_found(run: Run, name: str) -> bool:
 def _belongs(run: Run, name: str, measured: Measured, *, known: bool) -> bool:
     """Whether a measurement is of the row that has its name.
 
-    More trials find another best under the same name, and a plain strategy has the same name at
-    every budget.
+    More trials find another best under the same name, and a baseline has the same name at every
+    retention ratio.
     """
     if run.strategy is not None and _is_found(run, name):
         return measured.strategy_sha256 in (None, run.strategy.content_sha256())
@@ -163,7 +176,7 @@ def _calibration(run: Run) -> str:
         return ""
     origin = run.strategy.provenance if run.strategy else None
     held = origin.calibration.held_out if origin and origin.calibration else None
-    held_out = f" and {held} held out" if held else ""
+    held_out = f" and {held} held-out samples" if held else ""
     fingerprint = context.get("calibration_sha256", "")[:12]
     samples = context.get("samples", "?")
     return f"{context['calibration']}: {samples} samples{held_out} (fingerprint {fingerprint})"
@@ -172,7 +185,7 @@ def _calibration(run: Run) -> str:
 def _budget(run: Run) -> str:
     if run.retain is None:
         return ""
-    said = f"{run.retain:.1%} of the visual tokens asked for, mean over the decoder layers"
+    said = f"{run.retain:.1%} of the visual tokens requested, mean over the decoder layers"
     strategy = run.strategy
     if strategy is not None and strategy.model is not None:
         reached = mean_retained(strategy.stages, strategy.model.decoder_layers)

@@ -6,7 +6,7 @@ Each says in words, as `layout.meta["alt"]`, what is to be seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor, log10
+from math import floor, log10, sqrt
 from typing import Any
 
 import plotly.graph_objects as go
@@ -47,9 +47,10 @@ _BAR_ABOVE = {
     "y": 1.0,
     "yanchor": "bottom",
     "ypad": 4,
-    "nticks": 5,
 }
 """The colours of a heatmap, above it on the left."""
+_TICK_SPACING = 0.2
+"""Of the colour bar, what is left free between two of its numbers."""
 
 
 def history_figure(record: History) -> go.Figure:
@@ -85,7 +86,7 @@ def history_figure(record: History) -> go.Figure:
 def _trials_by_outcome(figure: go.Figure, record: History) -> None:
     for outcome, name, symbol, colour in (
         ("stopped", "stopped early", "circle-open", GREY),
-        ("complete", "fully measured", "circle", BLUE),
+        ("complete", "measured on all samples", "circle", BLUE),
     ):
         rows = [row for row, ended in enumerate(record.outcome) if ended == outcome]
         figure.add_scatter(
@@ -105,12 +106,12 @@ def _lowest(best: Sequence[float]) -> list[str]:
 
 def _plain(record: History) -> list[str]:
     named = [f"{name} {value:.4g}" for name, value in record.baselines.items()]
-    return [f"Plain strategies: {', '.join(named)}."] if named else []
+    return [f"Baselines: {', '.join(named)}."] if named else []
 
 
 def staircase_figure(record: Staircase) -> go.Figure:
-    """The share of visual tokens alive from layer to layer; equal lines are one with two names."""
-    figure = empty_figure("decoder layer", "visual tokens alive")
+    """The share of visual tokens kept from layer to layer; equal lines are one with two names."""
+    figure = empty_figure("decoder layer", "visual tokens kept")
     for place, (name, alive) in enumerate(coinciding(record.alive).items()):
         figure.add_scatter(
             # One more point, so that the last layer is as wide as the others.
@@ -138,9 +139,9 @@ def _steps(name: str, alive: Sequence[float]) -> str:
 
 
 def comparison_figure(record: Comparison) -> go.Figure:
-    """The found strategy beside plain ones; shorter is better."""
+    """The strategy found beside the baselines; shorter is better."""
     colours = [ORANGE if name == FOUND else GREY for name in record.name]
-    figure = _bars("mean divergence, lower is better", record.name, record.divergence, colours)
+    figure = _bars("mean divergence (lower is better)", record.name, record.divergence, colours)
     figure.update_traces(text=[f"{value:.3g}" for value in record.divergence])
     figure.update_traces(hovertemplate="%{customdata}: %{x:.5f}<extra></extra>")
     pairs = zip(record.name, record.divergence, strict=True)
@@ -185,17 +186,22 @@ def _bars(x: str, names: Sequence[str], values: Sequence[float], colours: list[s
 
 
 def heatmap_figure(record: SampleHeatmap) -> go.Figure:
-    """Which samples are hard, and whether the leading trials find the same ones hard."""
+    """Which samples are hard, and whether the leading trials find the same ones hard.
+
+    Colours go by the square root, or few hard samples would leave all others one colour.
+    """
     samples, trials = len(record.sample), len(record.trial)
     figure = empty_figure("calibration sample, hardest on the left", "trial", trials + 1)
     figure.add_heatmap(
-        z=record.value,
+        zmin=0,
+        z=[[sqrt(max(value, 0.0)) for value in row] for row in record.value],
         x=list(range(samples)),
         y=list(range(trials)),
+        text=[[f"{value:.5f}" for value in row] for row in record.value],
         customdata=[[[trial, sample] for sample in record.sample] for trial in record.trial],
         colorscale="Viridis",
-        colorbar=_BAR_ABOVE,
-        hovertemplate="trial %{customdata[0]}, sample %{customdata[1]}: %{z:.5f}<extra></extra>",
+        colorbar={**_BAR_ABOVE, **_root_ticks(record)},
+        hovertemplate="trial %{customdata[0]}, sample %{customdata[1]}: %{text}<extra></extra>",
     )
     step = -(-samples // _MOST_SAMPLE_LABELS)
     places = list(range(0, samples, max(step, 1)))
@@ -215,6 +221,18 @@ def heatmap_figure(record: SampleHeatmap) -> go.Figure:
     )
     described(figure, [f"{trials} trials on {samples} samples.", *_hardest(record)])
     return figure
+
+
+def _root_ticks(record: SampleHeatmap) -> dict[str, Any]:
+    """Round divergences where their square roots lie on the bar, with room between them."""
+    highest = max((value for row in record.value for value in row), default=0.0)
+    if highest <= 0:
+        return {}
+    ticks: list[float] = []
+    for value in [*reversed(round_numbers(highest / 1000, highest)), 0.0]:
+        if not ticks or sqrt(ticks[-1]) - sqrt(value) >= _TICK_SPACING * sqrt(highest):
+            ticks.append(value)
+    return {"tickvals": [sqrt(tick) for tick in ticks], "ticktext": [f"{t:g}" for t in ticks]}
 
 
 def _hardest(record: SampleHeatmap) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import ceil, fsum, isfinite
+from math import ceil, fsum, isclose, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ BEST_SHARE = 0.1
 """The share of the trials that they are in a longer study."""
 SOUND_TRIALS_FOR_IMPORTANCE = round(BEST_SHARE_TRIALS / BEST_SHARE)
 """With fewer, the good ones are too few to be a tenth, and the order is rough."""
+_ROUNDING = 1e-6
+"""Relative; means of one strategy over the same samples, in other batches, differ by less."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class History:
     label: list[str]
     """Name of the textbook strategy; empty of others."""
     baselines: dict[str, float] = field(default_factory=dict)
-    """Divergence of plain strategies at the same budget."""
+    """Divergence of baselines at the same retention ratio."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,16 @@ class ParameterImportance:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Divergence of the strategy found and of plain ones at the same budget, lowest first."""
+    """Divergence of the strategy found and of baselines that keep as many tokens, lowest first."""
 
     name: list[str]
     divergence: list[float]
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """All but the strategy found; the closest to the unpruned model comes first."""
+        pairs = zip(self.name, self.divergence, strict=True)
+        return {name: value for name, value in pairs if name != FOUND}
 
 
 def history(study: Study, baselines: Mapping[str, float] | None = None) -> History:
@@ -111,7 +119,7 @@ def staircase(study: Study, baselines: Mapping[str, float] | None = None) -> Sta
     """Of the strategy found, of the textbook's, and of `baselines`, which drop all at layer 0."""
     best = best_full(study.get_trials(deepcopy=False))
     chosen = {} if best is None else {FOUND: best}
-    textbook = {t.user_attrs[trials.TEXTBOOK]: t for t in measured_trials(study) if _is_textbook(t)}
+    textbook = {t.user_attrs[trials.TEXTBOOK]: t for t in _textbook(study, baselines or {})}
     strategies = {name: strategy_of(trial) for name, trial in {**chosen, **textbook}.items()}
     depth = max((_depth(strategy) for strategy in strategies.values()), default=0)
     alive = {name: alive_ratios(s.stages, depth) for name, s in strategies.items()}
@@ -157,11 +165,14 @@ def parameter_importance(study: Study) -> ParameterImportance:
 
 
 def comparison(study: Study, baselines: Mapping[str, float] | None = None) -> Comparison:
-    """The one found, the fully measured of the textbook, and `baselines` (name to divergence)."""
+    """The one found, the textbook's measured on all samples, `baselines` (name to divergence).
+
+    A textbook strategy that is one of the baselines under another name is there once.
+    """
     best = best_full(study.get_trials(deepcopy=False))
     if best is None:
         return Comparison([], [])
-    textbook = [t for t in measured_trials(study) if _is_textbook(t) and is_full(t)]
+    textbook = [t for t in _textbook(study, baselines or {}) if is_full(t)]
     rows = {t.user_attrs[trials.TEXTBOOK]: value_of(t) for t in textbook}
     rows.update(baselines or {})
     ranked = sorted({**rows, FOUND: value_of(best)}.items(), key=lambda row: (row[1], row[0]))
@@ -190,8 +201,17 @@ def measured_trials(study: Study) -> list[FrozenTrial]:
     ]
 
 
-def _is_textbook(trial: FrozenTrial) -> bool:
-    return trials.TEXTBOOK in trial.user_attrs
+def _textbook(study: Study, baselines: Mapping[str, float]) -> list[FrozenTrial]:
+    """The measured trials of textbook strategies that are not one of the baselines."""
+    named = [t for t in measured_trials(study) if trials.TEXTBOOK in t.user_attrs]
+    return [trial for trial in named if not _is_baseline(trial, baselines.values())]
+
+
+def _is_baseline(trial: FrozenTrial, divergences: Iterable[float]) -> bool:
+    """Whether a trial measured a baseline: all dropped at layer 0, divergence equal to rounding."""
+    if not is_full(trial) or [stage.layer for stage in strategy_of(trial).stages] != [0]:
+        return False
+    return any(isclose(value_of(trial), value, rel_tol=_ROUNDING) for value in divergences)
 
 
 def _depth(strategy: Strategy) -> int:

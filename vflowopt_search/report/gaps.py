@@ -99,10 +99,10 @@ def _end(run: Run) -> Gap:
         return Gap(END, why, search_command(run))
     why = (
         f"The search runs, or was interrupted after {done} trials, before it had measured {left}. "
-        "The same command goes on:"
+        "The same command resumes it:"
         if left
         else f"The search runs, or was interrupted after {done} trials. At its end it measures "
-        "plain strategies and held-out samples and records overlays. The same command goes on:"
+        "the baselines and the held-out samples and records overlays. The same command resumes it:"
     )
     return Gap(END, why, search_command(run))
 
@@ -116,8 +116,8 @@ def _held_out(run: Run) -> Iterator[Gap]:
     why = (
         f"The search was told {NO_HELD_OUT}. Without it, the same command measures them now:"
         if told
-        else "The strategy found was not measured on samples that no trial saw (the data may have "
-        "had no others). The same search measures them where there are some:"
+        else "The strategy found was not measured on held-out samples, perhaps because the data "
+        "had no others. The same search measures them where there are some:"
     )
     yield Gap("held-out samples", why, shlex.join(w for w in command if w != NO_HELD_OUT))
 
@@ -126,9 +126,9 @@ def _accuracy(run: Run) -> Iterator[Gap]:
     if any(row.name == FOUND and row.accuracy is not None for row in results(run)):
         return
     why = (
-        f"{run_folder.EVALUATION} is of another strategy than the one found now. Ask again:"
+        f"{run_folder.EVALUATION} is of another strategy than the one found now. Evaluate again:"
         if run.evaluation
-        else "No labelled questions were asked with the strategy found. This asks them:"
+        else "The accuracy with the strategy found was not measured. This measures it:"
     )
     words = ["vflowopt-search", "evaluate", str(run.folder), "baseline:random", "baseline:uniform"]
     if (model := _model(run)) != TESTBED:
@@ -143,7 +143,7 @@ def _speed(run: Run) -> Iterator[Gap]:
     why = (
         f"{run_folder.BENCHMARK} is of another strategy than the one found now. Measure again:"
         if run.benchmark
-        else "Time and memory were not measured. This measures them:"
+        else "The time to first token and the KV cache were not measured. This measures them:"
     )
     words = ["vflowopt-search", "bench", str(run.folder / run_folder.STRATEGY)]
     words += ["--model", _model(run), "--output", str(run.folder / run_folder.BENCHMARK)]

@@ -100,6 +100,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def speed_up(ratio: float | None) -> str:
+    """How many times as fast; nothing where it was not measured."""
+    return "" if ratio is None else f"{ratio:.2f} x"
+
+
 def size(count: float | None) -> str:
     """So many bytes; nothing where it is not known."""
     if count is None:

@@ -23,6 +23,8 @@ BEST_SHARE, GOOD_SHARE = 0.1, 0.4
 """Of all measured trials, how many the two leading groups of parallel coordinates have."""
 MOST_POINTS, MOST_LINES = 1000, 500
 """So many trials are drawn of a long study; more would make a page large and a figure black."""
+_MOST_STEPS = 6
+"""A whole number that takes so many steps from end to end has a label at each."""
 GROUPS = ("lowest tenth", "next three tenths", "the others")
 
 
@@ -159,6 +161,9 @@ def _axis(name: str, kind: BaseDistribution, ends: tuple[float, float]) -> Axis:
     if choices:
         return Axis(name, [_place(each, kind, ends) for each in choices], list(map(_text, choices)))
     low, high = ends
+    if isinstance(kind, IntDistribution) and 1 < high - low <= _MOST_STEPS and not kind.log:
+        steps = range(round(low), round(high) + 1)
+        return Axis(name, [_place(step, kind, ends) for step in steps], list(map(str, steps)))
     return Axis(name, [0.0, 1.0], [_number(low), _number(high)])
 
 

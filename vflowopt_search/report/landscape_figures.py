@@ -24,6 +24,8 @@ from vflowopt_search.report.words import FOUND
 
 _SLICE_PIXELS = 240
 _AXIS_PIXELS = 46
+_LABEL_LETTERS, _LETTER_PIXELS = 14, 7
+"""How many letters a value may have, and the width of one."""
 _MOST_BUDGET_TICKS = 6
 _ROOM = 1.15
 _MARGIN = 0.06
@@ -37,9 +39,13 @@ _OPACITY = {GROUPS[0]: 0.95, GROUPS[1]: 0.55, GROUPS[2]: 0.5}
 
 
 def slice_figures(records: Sequence[Slice]) -> list[go.Figure]:
-    """A figure for each parameter, all on one scale, so that they can be compared."""
+    """A small figure for each parameter, all on one scale, so that they can be compared."""
     everything = [value for record in records for value in record.divergence]
-    return [slice_figure(record, everything) for record in records]
+    found = [slice_figure(record, everything) for record in records]
+    for figure in found:
+        figure.update_layout(height=_SLICE_PIXELS, showlegend=False)
+        figure.update_yaxes(title=None, nticks=5)
+    return found
 
 
 def slice_figure(record: Slice, scale: Sequence[float] = ()) -> go.Figure:
@@ -49,18 +55,16 @@ def slice_figure(record: Slice, scale: Sequence[float] = ()) -> go.Figure:
         record: what is drawn.
         scale: divergences that the axis has room for, besides those of the record.
     """
-    figure = empty_figure(in_lines(record.parameter), "divergence")
+    figure = empty_figure(in_lines(record.parameter), "mean divergence")
     for full, name, symbol, colour in (
         (False, "stopped early", "circle-open", GREY),
-        (True, "fully measured", "circle", BLUE),
+        (True, "measured on all samples", "circle", BLUE),
     ):
         rows = [row for row, measured in enumerate(record.full) if measured is full]
         _points(figure, record, rows, name, {"symbol": symbol, "color": colour, "size": 6})
     if record.best is not None:
         marker = {"symbol": "diamond", "color": ORANGE, "size": 11}
         _points(figure, record, [record.best], FOUND, marker)
-    figure.update_layout(height=_SLICE_PIXELS, showlegend=False)
-    figure.update_yaxes(title=None, nticks=5)
     _share_scale(figure, [*record.divergence, *scale])
     _parameter_axis(figure, record)
     described(figure, [f"Divergence of {len(record.value)} trials against {record.parameter}."])
@@ -132,35 +136,47 @@ def parallel_figure(record: ParallelCoordinates) -> go.Figure:
             connectgaps=False,
         )
     _label_axes(figure, record)
-    names = [in_lines(axis.parameter, 22) for axis in record.axes]
+    names = [axis.parameter for axis in record.axes]
     figure.update_layout(height=90 + _AXIS_PIXELS * max(height, 2), legend_traceorder="reversed")
-    figure.update_xaxes(range=[-0.02, 1.02], showticklabels=False, showgrid=False)
-    figure.update_yaxes(tickvals=list(range(height)), ticktext=names, range=[height - 0.6, -0.75])
+    figure.update_xaxes(range=[-0.01, 1.01], showticklabels=False, showgrid=False)
+    figure.update_yaxes(range=[height - 0.6, -0.75])
     described(figure, [f"{len(record.trial)} trials over {height} parameters: {', '.join(names)}."])
     return figure
 
 
 def _label_axes(figure: go.Figure, record: ParallelCoordinates) -> None:
-    """Values above the axis of each parameter, turned inwards at its two ends."""
-    figure.add_scatter(
-        x=[place for axis in record.axes for place in axis.place],
-        y=[number - 0.16 for number, axis in enumerate(record.axes) for _ in axis.place],
-        text=[label for axis in record.axes for label in axis.label],
-        mode="text",
-        textposition=[
-            "top right" if place == 0 else "top left" if place == 1 else "top center"
-            for axis in record.axes
-            for place in axis.place
-        ],
-        textfont={"size": 11},
-        showlegend=False,
-        hoverinfo="skip",
-    )
+    """Names and values outside of the lines: the lowest below its name, the highest on the right.
+
+    A value between the two stands above its place, on a background of its own.
+    """
+    names, letters = [], 0
+    for number, axis in enumerate(record.axes):
+        texts = {
+            p: in_lines(t, _LABEL_LETTERS) for p, t in zip(axis.place, axis.label, strict=True)
+        }
+        lowest = f"<br><span style='color:{GREY}'>{texts.pop(0.0)}</span>" if 0 in texts else ""
+        names.append(in_lines(axis.parameter, 22) + lowest)
+        for place, text in texts.items():
+            end = {"xanchor": "left", "xshift": 5, "yshift": 0, "yanchor": "middle"}
+            above = {"xanchor": "center", "yshift": 3, "yanchor": "bottom"}
+            figure.add_annotation(
+                x=place,
+                y=number,
+                **(end if place == 1 else above),
+                text=text,
+                showarrow=False,
+                bgcolor="rgba(255, 255, 255, 0.85)",  # the page has a colour of its own
+                borderpad=1,
+                font={"size": 11},
+            )
+        letters = max(letters, *map(len, texts.get(1.0, "").split("<br>")))
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names)
+    figure.update_layout(margin={"r": 16 + _LETTER_PIXELS * letters})
 
 
 def budget_figure(record: BudgetCurve) -> go.Figure:
     """A point for each run, a line through the medians of each series."""
-    figure = empty_figure("visual tokens kept, mean over decoder layers", "mean divergence")
+    figure = empty_figure("visual tokens kept, mean over layers", "mean divergence")
     told = []
     for place, (series, budgets) in enumerate(record.retain.items()):
         style = line_style(place)

@@ -35,7 +35,7 @@ Rows = dict[str, Measured]
 
 
 def accuracy_of(evaluation: Mapping[str, Any]) -> Rows:
-    """Accuracy by strategy and of the whole model, and the share of the latter that is kept."""
+    """Accuracy by strategy and of the unpruned model, and the share of the latter that is kept."""
     if evaluation.get("format") != EVALUATION:
         return {}
     rows: Rows = {UNPRUNED: Measured({"accuracy": evaluation["unpruned"], "accuracy_kept": 1.0})}
@@ -52,7 +52,10 @@ def accuracy_of(evaluation: Mapping[str, Any]) -> Rows:
 
 
 def speed_of(benchmark: Mapping[str, Any]) -> Rows:
-    """Speed-up of the first token and bytes of the cache, on the largest prompt measured."""
+    """Speed-up of the time to first token and bytes of the KV cache, and under which conditions.
+
+    Of several prompts measured, those of the largest one, at the smallest batch.
+    """
     measured = [row for row in benchmark.get("rows", ()) if row["unpruned"] and row["pruned"]]
     if benchmark.get("format") != BENCHMARK or not measured:
         return {}
@@ -61,9 +64,20 @@ def speed_of(benchmark: Mapping[str, Any]) -> Rows:
     values = {
         "speedup": None if speed_up is None else speed_up["median"],
         "kv_bytes": row["pruned"]["kv_bytes"],
+        "conditions": _conditions(benchmark, row),
     }
     sha256, retained = benchmark.get("strategy_sha256"), row.get("retained")
     return {
         UNPRUNED: Measured({"speedup": 1.0, "kv_bytes": row["unpruned"]["kv_bytes"]}),
         benchmark["strategy"]: Measured(values, sha256, retained),
     }
+
+
+def _conditions(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Under which a row was measured; a speed-up means nothing without them."""
+    told = [f"batch size {row['batch_size']}"]
+    if row.get("width") and row.get("height"):
+        told.append(f"{row['width']} x {row['height']} pixels")
+    told.append(f"{row['visual_tokens']:,} visual tokens")
+    told += [str(benchmark[name]) for name in ("device", "dtype") if benchmark.get(name)]
+    return f"{', '.join(told)}; vision encoder included"

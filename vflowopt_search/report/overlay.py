@@ -1,4 +1,4 @@
-"""Overlay records as pictures: what is alive at each stage, and the maps behind the choice.
+"""Overlay records as pictures: what each stage keeps, and the maps behind the choice.
 
 Shape suffixes: H, W = pixels, C = colour channels; cells are in raster order.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.colors
@@ -26,8 +28,8 @@ from vflowopt_search.report.overlay_record import (
 PANEL_SIDE = 240  # pixels
 _CELL_PIXELS = 4
 """A panel is never so small that a token has fewer pixels a side."""
-_GONE = 0.13
-"""How much of a picture is left to see where its token is gone."""
+_GONE, _VEIL = 0.4, (66, 74, 86)
+"""How much of a picture is left to see where its token is gone, and what lies over it."""
 _TINT = 0.55
 _GOLDEN = 0.6180339887498949
 _BACKGROUND = (40, 46, 56)
@@ -37,7 +39,6 @@ _INK = (31, 41, 51)
 _SCALE = "Viridis"
 _GAP, _CAPTION_PIXELS, _TITLE_PIXELS = 10, 22, 28
 _FONT, _TITLE_FONT = 15, 19
-"""Pixels; the longest caption is just narrower than a panel."""
 
 Pixels = NDArray[np.float64]
 
@@ -64,14 +65,15 @@ def sample_panels(overlays: Overlays, sample: SampleOverlay, folder: Path) -> li
 
 
 def view_panels(view: View, picture: Image.Image | None, stages: Sequence[int]) -> list[Panel]:
-    """The panels of one view, side by side."""
+    """The panels of one view, side by side; stages that keep the same tokens share one."""
     size = panel_size(view, picture)
     base_HWC = _base(picture, size)
-    panels = [] if picture is None else [Panel("the image", _image(base_HWC))]
+    name = f"{view.name or 'the image'}, {view.rows} x {view.cols} tokens"
+    panels = [] if picture is None else [Panel(name, _image(base_HWC))]
     tokens = sum(survived != NO_TOKEN for survived in view.survived)
-    for number, layer in enumerate(stages, start=1):
+    for number, layers in _distinct(view, stages):
         alive = sum(survived >= number for survived in view.survived)
-        caption = f"from layer {layer}: {alive} of {tokens}"
+        caption = f"{layers}: {alive} of {tokens} tokens"
         panels.append(Panel(caption, _alive(view, base_HWC, number)))
     if any(group != NOT_MERGED for group in view.group):
         panels.append(Panel("recycled: one colour is one token", _merged(view, base_HWC)))
@@ -80,6 +82,24 @@ def view_panels(view: View, picture: Image.Image | None, stages: Sequence[int]) 
             low, high = _range(values)
             panels.append(Panel(f"{caption} ({low:.2g} to {high:.2g})", _heat(view, values, size)))
     return panels
+
+
+def _distinct(view: View, stages: Sequence[int]) -> list[tuple[int, str]]:
+    """The stages that drop tokens of the view, and the layers up to the next of them, in words.
+
+    The first stage is always there, so that a view of which nothing is dropped has a panel too.
+    """
+    numbers = [1] + [n for n in range(2, len(stages) + 1) if n - 1 in view.survived]
+    found = []
+    for number, following in zip_longest(numbers, numbers[1:]):
+        first = stages[number - 1]
+        if following is None:
+            layers = f"from layer {first} on"
+        else:
+            last = stages[following - 1] - 1
+            layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+        found.append((number, layers))
+    return found
 
 
 def panel_size(view: View, picture: Image.Image | None) -> tuple[int, int]:
@@ -94,19 +114,34 @@ def panel_size(view: View, picture: Image.Image | None) -> tuple[int, int]:
 def sheet(panels: Sequence[Panel], columns: int = 4, title: str = "") -> Image.Image:
     """Panels of one view in rows, as one picture for places that show no page."""
     width, height = panels[0].image.size
-    step = (max(width, PANEL_SIDE) + _GAP, height + _GAP + _CAPTION_PIXELS)
+    font, room = ImageFont.load_default(_FONT), max(width, PANEL_SIDE)
+    captions = [_wrapped(panel.caption, font, room) for panel in panels]
+    caption_pixels = _CAPTION_PIXELS * max(caption.count("\n") + 1 for caption in captions)
+    step = (room + _GAP, height + _GAP + caption_pixels)
     rows = -(-len(panels) // columns)
     head = _TITLE_PIXELS if title else 0
     size = (step[0] * min(columns, len(panels)) + _GAP, step[1] * rows + _GAP + head)
     whole = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(whole)
     draw.text((_GAP, _GAP), title, fill=_INK, font=ImageFont.load_default(_TITLE_FONT))
-    for number, panel in enumerate(panels):
+    for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         row, column = divmod(number, columns)
         left, top = _GAP + column * step[0], _GAP + head + row * step[1]
-        draw.text((left, top), panel.caption, fill=_INK, font=ImageFont.load_default(_FONT))
-        whole.paste(panel.image, (left, top + _CAPTION_PIXELS))
+        draw.text((left, top), caption, fill=_INK, font=font)
+        whole.paste(panel.image, (left, top + caption_pixels))
     return whole
+
+
+def _wrapped(caption: str, font: Any, room: int) -> str:
+    """A caption in as many lines as it needs to be no wider than its panel."""
+    lines = [""]
+    for word in caption.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def opened(folder: Path, name: str | None) -> Image.Image | None:
@@ -133,10 +168,11 @@ def _cells(view: View, base_HWC: Pixels) -> NDArray[np.intp]:
 
 
 def _alive(view: View, base_HWC: Pixels, stage: int) -> Image.Image:
-    """The picture where tokens are alive after a stage, and almost nothing elsewhere."""
+    """The picture in colour where tokens are alive after a stage, dark and grey elsewhere."""
     alive = np.asarray(view.survived) >= stage
-    shown_HW1 = np.where(alive, 1.0, _GONE)[_cells(view, base_HWC)][..., None]
-    return _image(base_HWC * shown_HW1 + np.asarray(_BACKGROUND) * (1 - shown_HW1))
+    grey_HW1 = base_HWC.mean(-1, keepdims=True)
+    gone_HWC = grey_HW1 * _GONE + np.asarray(_VEIL) * (1 - _GONE)
+    return _image(np.where(alive[_cells(view, base_HWC)][..., None], base_HWC, gone_HWC))
 
 
 def _merged(view: View, base_HWC: Pixels) -> Image.Image:

@@ -33,7 +33,9 @@ def overlay_cards(run: Run, allowance: int) -> str:
         cards[sample.sample] = card
     shown = [cards[s.sample] for s in overlays.samples if s.sample in cards]
     left = len(overlays.samples) - len(shown)
-    more = f"<p class='nothing'>{left} more are in {escape(str(folder))}.</p>" if left else ""
+    more = (
+        f"<p class='nothing'>{left} more samples are in {escape(str(folder))}.</p>" if left else ""
+    )
     return "".join(shown) + more
 
 
@@ -55,7 +57,7 @@ def thumbnails(run: Run, record: SampleHeatmap) -> str:
             f"<b>{sample}</b> <span>{mean:.3g}</span><br>{escape(_short(thumbnail.prompt))}"
             f"</figcaption></figure>"
         )
-    head = "<p class='label'>The hardest samples, and their mean divergence:</p>"
+    head = "<p class='label'>The hardest samples and their mean divergence:</p>"
     return f"{head}<div class='thumbs'>{''.join(cells)}</div>" if cells else ""
 
 
@@ -72,14 +74,14 @@ def _card(overlays: Overlays, sample: SampleOverlay, folder: Path) -> str:
 
 
 def tokens_in_words(overlays: Overlays, sample: SampleOverlay) -> str:
-    """How many tokens of a sample are alive, stage by stage."""
+    """How many visual tokens of a sample are kept, stage by stage."""
     alive = [f"{sample.visual_tokens} visual tokens"]
     for layer, count, off in zip(
         overlays.stages, sample.stage_tokens, sample.stage_elsewhere, strict=True
     ):
         ends = f" ({off} of them on no picture, as row ends)" if off else ""
         alive.append(f"{count} from layer {layer}{ends}")
-    return f"{', '.join(alive)}; {sample.mean_retained:.2%} kept in the mean over the layers."
+    return f"{', '.join(alive)}; {sample.mean_retained:.2%} kept, mean over the decoder layers."
 
 
 def _view(panels: list[Panel]) -> str:

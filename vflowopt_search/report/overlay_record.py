@@ -38,6 +38,8 @@ class OverlayPart(Value):
 class View(OverlayPart):
     """Tokens in rows and columns over one picture."""
 
+    name: str = ""
+    """What the view shows of its image, in words; empty in records of before it was written."""
     rows: Annotated[int, Field(ge=1)]
     cols: Annotated[int, Field(ge=1)]
     picture: str | None

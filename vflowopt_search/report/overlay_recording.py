@@ -177,15 +177,16 @@ def _overlay(
 def _view(fate: Fate, image: Placed, number: int, pictures: dict[str, bytes]) -> View:
     view, picture = image.views[number], image.pictures[number]
     position_K = image.position_N[view.token_K]
-    name = None
+    file = None
     if picture is not None:
-        name, content = encoded(picture, PICTURE_SIDE)
-        pictures[name] = content
+        file, content = encoded(picture, PICTURE_SIDE)
+        pictures[file] = content
     importance_S, entropy_N = fate.importance_S, image.entropy_N
     return View(
+        name=image.names[number],
         rows=view.rows,
         cols=view.cols,
-        picture=name,
+        picture=file,
         survived=_by_cell(view, fate.survived_S[position_K], NO_TOKEN),
         group=_by_cell(view, fate.group_S[position_K], NOT_MERGED),
         anchors=tuple(view.cell_K[fate.anchor_S[position_K]].tolist()),

@@ -29,6 +29,7 @@ function themed(layout, width) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { ...layout.font, color: ink, size: narrow ? 11 : layout.font.size },
     hoverlabel: { bgcolor: card, bordercolor: line, font: { color: ink } },
+    annotations: layout.annotations?.map((each) => ({ ...each, bgcolor: card })),
     xaxis: { ...thinned(layout.xaxis, width - 90), ...axis },
     yaxis: { ...layout.yaxis, ...axis },
   };

@@ -29,7 +29,7 @@ class Run:
     Attributes:
         study: the Optuna study.
         strategy: the one found; None before a trial was measured on all samples.
-        baselines: divergence of plain strategies at the same budget, by name.
+        baselines: divergence of baselines at the same retention ratio, by name.
         folder: where all this is; None of a study that is in no folder.
         summary: what `summary.json` says.
         command: what makes the run again.

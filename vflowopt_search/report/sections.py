@@ -38,9 +38,9 @@ def _history(run: Run) -> Section:
         key="history",
         tab="search",
         title="How the search went",
-        text="Mean divergence of each trial from the whole model over the calibration samples; "
-        "lower is better. Racing stops a trial once it is surely worse than the lowest so far; its "
-        "value is then a mean over fewer samples.",
+        text="Mean divergence of each trial from the unpruned model over the calibration "
+        "samples; lower is better. Racing stops a trial early once it is significantly worse than "
+        "the lowest so far; its value is then the mean over fewer samples.",
         figures=[figures.history_figure(record)] if record.trial else [],
         instead="No trial has been measured yet.",
     )
@@ -51,10 +51,10 @@ def _staircase(run: Run) -> Section:
     return Section(
         key="staircase",
         tab="strategy",
-        title="Tokens alive, layer by layer",
-        text="Share of the visual tokens that each decoder layer still works on; the mean over "
-        "the layers is the budget, the same for every line. Strategies that keep the same number "
-        "of tokens share a line.",
+        title="Visual tokens kept, layer by layer",
+        text="Share of the visual tokens that each decoder layer still sees. The mean over the "
+        "layers is the retention ratio, which is the same for every line. Strategies that keep the "
+        "same share in every layer share a line.",
         figures=[figures.staircase_figure(record)] if record.alive else [],
         instead="No strategy has been measured yet.",
     )
@@ -62,12 +62,13 @@ def _staircase(run: Run) -> Section:
 
 def _stages(run: Run) -> Section:
     strategy = run.strategy
-    head = ["decoder layers", "keep ratio", "alive", "ranked by"]
+    head = ["decoder layers", "keep ratio", "visual tokens kept", "ranked by"]
     return Section(
         key="stages",
         tab="strategy",
         title="The strategy in words",
-        text="What the strategy file says. A keep ratio is relative to the tokens alive before.",
+        text="The content of the strategy file. A keep ratio is relative to the tokens that the "
+        "stage before has kept.",
         before=""
         if strategy is None
         else html.table(head, stages(strategy)) + html.facts(ranking(strategy)),
@@ -79,9 +80,9 @@ def _importance(record: frames.ParameterImportance) -> Section:
     return Section(
         key="importance",
         tab="parameters",
-        title="What mattered",
+        title="Parameter importance",
         text="How much each parameter decides whether a trial is among those of lowest divergence "
-        "(PED-ANOVA). A parameter that every such trial has alike counts most.",
+        "(PED-ANOVA). A parameter matters most where these trials agree on its value.",
         caution=_rough(record) if record.rough else "",
         figures=[figures.importance_figure(record)] if record.parameter else [],
         instead=f"Fewer than {frames.MIN_TRIALS_FOR_IMPORTANCE} trials are too few to say.",
@@ -90,9 +91,9 @@ def _importance(record: frames.ParameterImportance) -> Section:
 
 def _rough(record: frames.ParameterImportance) -> str:
     return (
-        f"With care: only {record.trials} trials were measured, and the {record.explained} of "
-        f"lowest divergence among them are compared with all. Another seed may change the order; "
-        f"from {frames.SOUND_TRIALS_FOR_IMPORTANCE} trials on it is steadier."
+        f"Caution: only {record.trials} trials were measured, and the {record.explained} of "
+        f"lowest divergence are compared with all of them. Another seed may change the order; it "
+        f"is more stable from {frames.SOUND_TRIALS_FOR_IMPORTANCE} trials on."
     )
 
 
@@ -102,9 +103,10 @@ def _parallel(run: Run, order: Sequence[str]) -> Section:
         key="parallel",
         tab="parameters",
         title="All parameters at once",
-        text="One line for each trial, from the first parameter to the last. Where the orange "
-        "lines run together, the trials of lowest divergence agree. A name in the legend switches "
-        "its lines.",
+        text="Parallel coordinates: one line for each trial, from the first parameter to the "
+        "last. The first value of a parameter is below its name, the last one on the right. Where "
+        "the orange lines run together, the trials of lowest divergence agree. Click a name in "
+        "the legend to show or hide its lines.",
         figures=[landscape_figures.parallel_figure(record)] if len(record.trial) > 1 else [],
         instead="Fewer than two trials have been measured yet.",
     )
@@ -116,8 +118,9 @@ def _slices(run: Run, order: Sequence[str]) -> Section:
         key="slice",
         tab="parameters",
         title="One parameter at a time",
-        text="Mean divergence of each trial against the value of one parameter. Filled: measured "
-        "on every sample; hollow: stopped early; orange diamond: found.",
+        text="Mean divergence of each trial against the value of one parameter. Filled points "
+        "were measured on all samples, hollow points were stopped early; the orange diamond is "
+        "the strategy found.",
         figures=landscape_figures.slice_figures(records),
         instead="No parameter has been tried with two values yet.",
     )
@@ -129,9 +132,10 @@ def _heatmap(run: Run, missing: Gap | None) -> Section:
         key="heatmap",
         tab="samples",
         title="Which samples are hard",
-        text="Divergence of each calibration sample (a column) under the fully measured trials of "
-        "lowest mean divergence (rows, the lowest on top). A column that is bright throughout is a "
-        "sample that no strategy handles at this budget.",
+        text="Divergence of each calibration sample (columns) under the trials of lowest mean "
+        "divergence among those measured on all samples (rows, the lowest on top). Colours follow "
+        "the square root of the divergence. A column that is bright throughout is a sample on "
+        "which no strategy stays close to the unpruned model at this retention ratio.",
         figures=[figures.heatmap_figure(record)] if record.trial else [],
         after=thumbnails(run, record),
         instead=missing.why if missing else "No trial has been measured on all samples yet.",
@@ -143,10 +147,11 @@ def _overlays(run: Run, allowance: int, missing: Gap | None) -> Section:
     return Section(
         key="overlays",
         tab="overlays",
-        title="What is left of an image",
+        title="Visual tokens kept on each image",
         text="What the strategy found does to the samples of highest, middle and lowest "
-        "divergence: the tokens that each stage leaves alive are bright, those that it merges "
-        "into one have one colour and an outline where the merged token stands.",
+        "divergence. The visual tokens that a stage keeps are shown in colour, dropped ones in "
+        "grey. Tokens that are merged have one colour, and an outline marks the token that "
+        "replaces them.",
         before=overlay_cards(run, allowance),
         instead=missing.why
         if missing

@@ -13,7 +13,7 @@ from vflowopt_search.trials import best_full, value_of
 
 COMPARED = ("metric", "config_sha256", "weights_sha256")
 """What two studies must have in common for their divergences to be compared."""
-HELD_OUT = f"{FOUND}, held out"
+HELD_OUT = f"{FOUND}, held-out samples"
 OTHER_SAMPLES = (
     "The runs measured different calibration samples, so that small differences mean nothing."
 )
@@ -24,7 +24,7 @@ class BudgetCurve:
     """Divergence against budget over several runs; empty where they cannot be compared.
 
     Attributes:
-        retain: budget of each point, by series; series are `found`, `found, held out`, baselines.
+        retain: budget of each point, by series; series are `FOUND`, `HELD_OUT`, baselines.
         divergence: its divergence.
         run: name of its run.
         refusal: why there is nothing to compare.

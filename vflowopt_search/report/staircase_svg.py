@@ -65,7 +65,7 @@ def _grid(depth: int) -> list[str]:
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(
         f'<text x="{middle}" y="{_y(0) + 36:.1f}" text-anchor="middle" fill="{_INK}">'
-        "visual tokens alive, by decoder layer</text>"
+        "visual tokens kept, by decoder layer</text>"
     )
     return parts
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 
 from vflowopt_search.report import figures, frames, html
+from vflowopt_search.report.caution import beaten
 from vflowopt_search.report.facts import Result, facts, results
 from vflowopt_search.report.gaps import Gap, search_command
+from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
 from vflowopt_search.report.words import FOUND
 
+Tile = tuple[str, str, str]
+"""A number, what it is, and a remark."""
 KEPT_RESULT = (
     "This is a result that was kept, without the study: trials come from trials.parquet, and what "
     "only the study knows is listed under “Not in this report”."
@@ -37,58 +42,71 @@ def _facts(run: Run) -> Section:
         title="What was searched",
         text="",
         before=html.tiles(_headline(run)) + html.facts(facts(run).items()),
-        after=f"<p class='label'>Make it again:</p>{html.code(command)}" if command else "",
+        after=f"<p class='label'>To reproduce this run:</p>{html.code(command)}" if command else "",
         caution=KEPT_RESULT if run.restored else "",
     )
 
 
-def _headline(run: Run) -> list[tuple[str, str, str]]:
-    """The numbers in large: value, what it is, a remark."""
+def _headline(run: Run) -> Iterator[Tile]:
+    """The numbers in large."""
     rows = {result.name: result for result in results(run)}
     found = rows.get(FOUND)
     if found is None or found.divergence is None:
-        return []
-    tiles = [(f"{found.divergence:.4g}", "mean divergence", "0 is the whole model")]
+        return
     if run.retain is not None:
-        tiles.insert(0, (f"{run.retain:.1%}", "visual tokens kept", "mean over decoder layers"))
+        yield f"{run.retain:.1%}", "visual tokens kept", "mean over the decoder layers"
+    yield f"{found.divergence:.4g}", "mean divergence", "the unpruned model has 0"
     if found.held_out is not None:
-        tiles.append((f"{found.held_out:.4g}", "on held-out samples", "not seen by the search"))
+        yield f"{found.held_out:.4g}", "held-out divergence", "on samples that no trial saw"
+    yield from _beside(found, frames.comparison(run.study, run.baselines).baselines)
     if found.accuracy_kept is not None:
-        remark = "" if found.accuracy is None else f"{found.accuracy:.1%} of answers right"
-        if found.accuracy_range is not None:
-            low, high = found.accuracy_range
-            remark = f"95 % interval {low:.1%} to {high:.1%}"
-        tiles.append((f"{found.accuracy_kept:.1%}", "accuracy kept", remark))
+        yield f"{found.accuracy_kept:.1%}", "accuracy kept", _accuracy(found)
+    yield from _savings(found, rows.get(UNPRUNED, Result(UNPRUNED)))
+
+
+def _beside(found: Result, baselines: Mapping[str, float]) -> Iterator[Tile]:
+    """How many times lower the divergence is than that of the closest baseline."""
+    if not baselines or not found.divergence:
+        return
+    name, divergence = next(iter(baselines.items()))
+    ratio, words = divergence / found.divergence, "lower"
+    if ratio < 1:
+        ratio, words = found.divergence / max(divergence, 1e-9), "higher"
+    yield f"{ratio:.1f} x", f"{words} divergence than {name}", "the closest baseline"
+
+
+def _accuracy(found: Result) -> str:
+    if found.accuracy_range is not None:
+        low, high = found.accuracy_range
+        return f"95 % interval {low:.1%} to {high:.1%}"
+    return "" if found.accuracy is None else f"{found.accuracy:.1%} of answers right"
+
+
+def _savings(found: Result, unpruned: Result) -> Iterator[Tile]:
+    """What was measured of time and memory, with the conditions, without which it means nothing."""
     if found.speedup is not None:
-        tiles.append((f"{found.speedup:.2f} x", "sooner to the first token", _cache(found)))
-    others = frames.comparison(run.study, run.baselines)
-    plain = [pair for pair in zip(others.divergence, others.name, strict=True) if pair[1] != FOUND]
-    if plain and found.divergence > 0:
-        divergence, name = min(plain)
-        ratio, words = divergence / found.divergence, "closer"
-        if ratio < 1:
-            ratio, words = found.divergence / max(divergence, 1e-9), "farther"
-        remark = "the closest of the plain ones"
-        tiles.append((f"{ratio:.1f} x", f"{words} than {name}", remark))
-    return tiles
-
-
-def _cache(found: Result) -> str:
-    return "" if found.kv_bytes is None else f"KV cache {html.size(found.kv_bytes)}"
+        yield f"{found.speedup:.2f} x", "faster time to first token", found.conditions or ""
+    if found.kv_bytes is not None:
+        of = f", unpruned {html.size(unpruned.kv_bytes)}" if unpruned.kv_bytes else ""
+        yield html.size(found.kv_bytes), "KV cache", f"after the prefill{of}"
 
 
 def _results(run: Run) -> Section:
     record = frames.comparison(run.study, run.baselines)
     rows = results(run)
+    sentence = beaten(rows)
     return Section(
         key="comparison",
         tab="summary",
-        title="Beside plain strategies",
-        text="All at the same budget, on the same samples. Divergence is how far the pruned model "
-        "is from the whole one: lower is better.",
+        title="Comparison with baselines",
+        text="All strategies keep the same share of the visual tokens and are measured on the same "
+        "samples. Divergence is the distance between the pruned model and the unpruned model: "
+        "lower is better.",
         figures=[figures.comparison_figure(record)] if len(record.name) > 1 else [],
-        before=html.table(*_columns(rows)) if len(rows) > 1 else "",
-        instead="There is nothing to compare the strategy found with yet.",
+        before=html.table(*html.filled(columns(rows))) if len(rows) > 1 else "",
+        after=conditions([run]),
+        caution=f"Caution: {sentence}." if sentence else "",
+        instead="There is no baseline to compare the strategy found with yet.",
     )
 
 
@@ -103,17 +121,25 @@ def _missing(missing: Mapping[str, Gap]) -> Section:
     )
 
 
-def _columns(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table of results, without columns that nothing fills."""
-    columns = {
+def columns(rows: Sequence[Result]) -> dict[str, list[str]]:
+    """The table of results: cells by the name of their column, empty where nothing was measured."""
+    return {
         "strategy": [row.name for row in rows],
-        "tokens kept": [html.percent(row.retained) for row in rows],
+        "visual tokens kept": [html.percent(row.retained) for row in rows],
         "divergence": [html.number(row.divergence) for row in rows],
-        "held out": [html.number(row.held_out) for row in rows],
+        "held-out divergence": [html.number(row.held_out) for row in rows],
         "accuracy": [html.percent(row.accuracy) for row in rows],
         "accuracy kept": [html.percent(row.accuracy_kept) for row in rows],
         "95 % interval": [html.span(row.accuracy_range) for row in rows],
-        "speed-up": ["" if row.speedup is None else f"{row.speedup:.2f} x" for row in rows],
+        "time to first token": [html.speed_up(row.speedup) for row in rows],
         "KV cache": [html.size(row.kv_bytes) for row in rows],
     }
-    return html.filled(columns)
+
+
+def conditions(runs: Sequence[Run]) -> str:
+    """Under which times and KV caches were measured, a line below their table; empty of none."""
+    told = [row.conditions for run in runs for row in results(run) if row.conditions]
+    return "".join(
+        f"<p class='label'>Time to first token and KV cache: {escape(each)}.</p>"
+        for each in dict.fromkeys(told)
+    )

@@ -44,12 +44,14 @@ class Placed:
     Attributes:
         position_N: where its tokens stand in the prompt.
         views: where they lie.
+        names: what each view shows, in words.
         pictures: what they see, one for each view; None where that is not known.
         entropy_N: entropy of each token's patches, None where pixels are not known.
     """
 
     position_N: Tensor
     views: list[ViewCells]
+    names: list[str]
     pictures: list[Image.Image | None]
     entropy_N: Tensor | None
 
@@ -71,7 +73,8 @@ def placed_images(objective: Objective, index: int) -> list[Placed]:
             views = views_of(image.grid)
             entropy = None if visuals.entropy is None else image.pack(visuals.entropy[number])
             pictures = _of_views(views, seen[number], wholes[number])
-            found.append(Placed(parts[number], views, pictures, entropy))
+            names = named(views, kind, number if len(visuals.images) > 1 else None)
+            found.append(Placed(parts[number], views, names, pictures, entropy))
     return found
 
 
@@ -85,6 +88,24 @@ def views_of(grid: TokenGrid) -> list[ViewCells]:
         views.append(ViewCells(rows, cols, token_K.cpu(), (row_K * cols + col_K).cpu()))
     larger = [view for view in views if len(view.token_K) > 1]
     return larger or views
+
+
+def named(views: Sequence[ViewCells], kind: str, number: int | None) -> list[str]:
+    """What each view shows: the image, its base view and mosaic, a tile, a moment of a video.
+
+    Args:
+        views: of one image or video.
+        kind: `image` or `video`.
+        number: which one of the prompt it is, from 0; None where the prompt has no other.
+    """
+    whose = "" if number is None else f"{kind} {number + 1}, "
+    if len(views) == 1:
+        return [f"{whose}the whole {kind}" if whose else f"the {kind}"]
+    cells = [view.rows * view.cols for view in views]
+    if kind == "image" and len(views) == 2 and cells[0] < cells[1]:
+        return [f"{whose}base view", f"{whose}high-resolution mosaic"]
+    what = "view" if kind == "image" else "time step"
+    return [f"{whose}{what} {place} of {len(views)}" for place in range(1, len(views) + 1)]
 
 
 def _of_views(

@@ -17,7 +17,7 @@ METRICS = {
 
 
 def ranking(strategy: Strategy) -> Facts:
-    """By what tokens are ranked, and what becomes of those that leave."""
+    """By what tokens are ranked, and what becomes of those that are dropped."""
     importance = strategy.importance
     parts = [importance.score]
     if importance.vision_layer is not None:
@@ -37,7 +37,7 @@ def ranking(strategy: Strategy) -> Facts:
 
 
 def stages(strategy: Strategy) -> list[tuple[str, str, str, str]]:
-    """One row per run of layers with the same tokens alive."""
+    """One row for each range of layers with the same visual tokens."""
     first, alive, rows = strategy.stages[0].layer, 1.0, []
     if first > 0:
         rows.append((_layers(0, first), "-", f"{alive:.2%}", "-"))
