@@ -14,8 +14,6 @@ from vflowopt_search.cli.preparation import Prepared
 from vflowopt_search.cli.progress import Display
 
 if TYPE_CHECKING:
-    from optuna import Study
-
     from vflowopt_search.outcome import StudyOutcome, TrialReport
     from vflowopt_search.workers import Workers
 
@@ -45,7 +43,7 @@ def run_all(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
         interrupted = outcome.interrupted
         while others.running and not (outcome.finished or interrupted):
             try:
-                _wait(outcome.study, job.recipe.trials, others, shown)
+                _wait(outcome, job.recipe.trials, others, shown)
             except KeyboardInterrupt:
                 interrupted = True
             else:
@@ -134,22 +132,24 @@ def _all_devices(job: Job) -> list[str]:
     return [f"cuda:{n}" for n in range(torch.cuda.device_count())] if many else [job.source.device]
 
 
-def _wait(study: Study, total: int, others: Workers, shown: Display) -> None:
+def _wait(left: StudyOutcome, total: int, others: Workers, shown: Display) -> None:
     """Show how the others go on, until one of them has died or no trial is left."""
     from vflowopt_search.trials import num_counted
 
+    study = left.study
     done = num_counted(study.get_trials(deepcopy=False))
     while not _tell_of(others) and others.running and done < total:
         time.sleep(LOOK_SECONDS)
         before, done = done, num_counted(study.get_trials(deepcopy=False))
         if done > before:
-            shown.trial(_last(study, total))
+            shown.trial(_last(left, total))
 
 
-def _last(study: Study, total: int) -> TrialReport:
+def _last(left: StudyOutcome, total: int) -> TrialReport:
     from vflowopt_search.outcome import report_of
     from vflowopt_search.trials import counts
 
+    study = left.study
     ended = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
     return report_of(study, max(ended, key=lambda trial: str(trial.datetime_complete)), total)
 
