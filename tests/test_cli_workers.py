@@ -17,11 +17,15 @@ import pytest
 import typer
 
 from tests.command import ROOT, World, make_world, run
+from tests.fake_study import fake_run
 from vflowopt_search import run_folder, trials
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.job import Job, parse_devices
-from vflowopt_search.cli.running import _tasks
+from vflowopt_search.cli.running import Latest, _tasks
+from vflowopt_search.cli.worker import Silent
+from vflowopt_search.outcome import TrialReport
 from vflowopt_search.storage import read_journal
+from vflowopt_search.workers import Workers
 
 # The first worker is slow here, so that the second, which has to load first, gets its share.
 SLOW = """
@@ -123,6 +127,8 @@ def test_two_workers_share_one_study(world: World, tmp_path: Path) -> None:
     assert "--workers 2" in (output / run_folder.COMMAND).read_text()
     assert f"trials: {TOTAL}/{TOTAL}, best" in complaints
     assert "note: worker" not in complaints
+    ended = run(*world.search(output, "--trials", str(TOTAL), "--workers", "2"))
+    assert ended.exit_code == 0 and "measuring the best" not in ended.stderr
     again = run(*world.search(output, "--trials", str(TOTAL + 1), "--json"))
     assert again.exit_code == 0, again.stderr  # any number of workers goes on with it
     assert_whole(output, TOTAL + 1)
@@ -167,6 +173,34 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(world: World, tmp_path: P
     assert_whole(output, done + 2)
 
 
+def test_no_more_workers_are_started_than_trials_lack(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vflowopt_search.workers.Workers.__enter__", _too_many)
+    asked = [*world.search(tmp_path / "out", "--workers", "4"), "--trials"]
+    assert run(*asked, "1").exit_code == 0
+    assert run(*asked, "1").exit_code == 0
+    with pytest.raises(AssertionError, match="2 workers"):
+        run(*asked, "4")
+
+
+def _too_many(workers: Workers) -> Workers:
+    raise AssertionError(f"{len(workers._tasks)} workers")
+
+
+def test_what_others_did_is_shown_once() -> None:
+    class Listening(Silent):
+        def trial(self, report: TrialReport) -> None:
+            lines.append(report)
+
+    lines: list[TrialReport] = []
+    latest, study = Latest(Listening()), fake_run(total=3).study
+    latest.catch_up(study, 3)
+    latest.catch_up(study, 3)
+    assert [(report.done, report.total) for report in lines] == [(3, 3)]
+    assert lines[0].best == study.best_value
+
+
 def jobs_of(monkeypatch: pytest.MonkeyPatch, *typed: str) -> Job:
     jobs: list[Job] = []
     monkeypatch.setattr("vflowopt_search.cli.run.run", lambda job, as_json: jobs.append(job))
@@ -176,19 +210,18 @@ def jobs_of(monkeypatch: pytest.MonkeyPatch, *typed: str) -> Job:
 
 
 def devices_of(job: Job) -> list[str]:
-    return [job.source.device, *(one.source.device for one in _tasks(job).values())]
+    return [job.source.device, *(one.source.device for one in _tasks(job, job.workers).values())]
 
 
 def test_devices_are_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     job = jobs_of(monkeypatch, "--workers", "3", "--devices", "cuda:0, cuda:1")
     assert devices_of(job) == ["cuda:0", "cuda:1", "cuda:0"]
     assert "--workers 3 --devices cuda:0,cuda:1 --output" in command_of(job)
-    assert list(_tasks(job)) == ["worker 2 of 3 (cuda:1)", "worker 3 of 3 (cuda:0)"]
-    assert {one.workers for one in _tasks(job).values()} == {1}
+    assert list(_tasks(job, job.workers)) == ["worker 2 of 3 (cuda:1)", "worker 3 of 3 (cuda:0)"]
+    assert {one.workers for one in _tasks(job, job.workers).values()} == {1}
     alone = jobs_of(monkeypatch, "--devices", "cuda:1,cpu")
     assert (alone.workers, devices_of(alone)) == (2, ["cuda:1", "cpu"])
     assert jobs_of(monkeypatch).workers == 1
-    assert _tasks(jobs_of(monkeypatch)) == {}
 
 
 def test_without_devices_all_gpus_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from optuna import Study
+from optuna import Study, load_study
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 SLOT = "slot"
@@ -67,6 +68,15 @@ def counts(trial: FrozenTrial) -> bool:
 def num_counted(trials: Iterable[FrozenTrial]) -> int:
     """How many of the asked trials are done."""
     return sum(map(counts, trials))
+
+
+def num_counted_in(storage: BaseStorage, name: str) -> int:
+    """The same of a stored study; 0 where there is none of this name."""
+    try:
+        study = load_study(study_name=name, storage=storage)
+    except KeyError:
+        return 0
+    return num_counted(study.get_trials(deepcopy=False))
 
 
 def is_full(trial: FrozenTrial) -> bool:

@@ -32,24 +32,49 @@ def run_all(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
         VFlowOptError: this process cannot run them.
     """
     shown.phase("trials", job.recipe.trials)
-    if job.workers == 1:
+    workers = min(job.workers, _lacking(job))
+    if workers <= 1:
         return run_trials(job, prepared, shown)
     from vflowopt_search.outcome import outcome_of_study
     from vflowopt_search.workers import Workers, threads_each, with_threads
 
-    threads = threads_each(job.workers)
-    with with_threads(threads), Workers(_MODULE, _tasks(job), threads) as others:
-        outcome = run_trials(job, prepared, shown, others)
+    threads, latest = threads_each(workers), Latest(shown)
+    with with_threads(threads), Workers(_MODULE, _tasks(job, workers), threads) as others:
+        outcome = run_trials(job, prepared, latest, others)
         interrupted = outcome.interrupted
         while others.running and not (outcome.finished or interrupted):
             try:
-                _wait(outcome, job.recipe.trials, others, shown)
+                _wait(outcome, job.recipe.trials, others, latest)
             except KeyboardInterrupt:
                 interrupted = True
             else:
-                outcome = run_trials(job, prepared, shown, others)
+                outcome = run_trials(job, prepared, latest, others)
                 interrupted = outcome.interrupted
+    latest.catch_up(outcome.study, job.recipe.trials)
     return outcome_of_study(outcome.study, job.recipe.trials, interrupted=interrupted)
+
+
+class Latest:
+    """A display that also shows, when told to, what other workers did since it was last told."""
+
+    def __init__(self, shown: Display) -> None:
+        self._shown, self._done = shown, 0
+        self.phase, self.step = shown.phase, shown.step
+
+    def trial(self, report: TrialReport) -> None:
+        """A trial ended."""
+        self._done = report.done
+        self._shown.trial(report)
+
+    def catch_up(self, left: StudyOutcome, total: int) -> None:
+        """Show the study as it is by now, if it has more trials than were shown."""
+        from vflowopt_search.outcome import report_of
+        from vflowopt_search.trials import counts
+
+        ended = [trial for trial in left.study.get_trials(deepcopy=False) if counts(trial)]
+        if len(ended) > self._done:
+            last = max(ended, key=lambda trial: str(trial.datetime_complete))
+            self.trial(report_of(left.study, last, total))
 
 
 def run_trials(
@@ -112,15 +137,15 @@ def check_devices(job: Job) -> None:
             parse_device(device)
 
 
-def _tasks(job: Job) -> dict[str, Job]:
+def _tasks(job: Job, workers: int) -> dict[str, Job]:
     """What each worker but this process does, by its name."""
     devices = job.devices or _all_devices(job)
     tasks = {}
-    for number in range(1, job.workers):
+    for number in range(1, workers):
         device = devices[number % len(devices)]
         mine = replace(job, workers=1, source=replace(job.source, device=device))
         where = "" if device == "auto" else f" ({device})"
-        tasks[f"worker {number + 1} of {job.workers}{where}"] = mine
+        tasks[f"worker {number + 1} of {workers}{where}"] = mine
     return tasks
 
 
@@ -132,26 +157,24 @@ def _all_devices(job: Job) -> list[str]:
     return [f"cuda:{n}" for n in range(torch.cuda.device_count())] if many else [job.source.device]
 
 
-def _wait(left: StudyOutcome, total: int, others: Workers, shown: Display) -> None:
+def _wait(left: StudyOutcome, total: int, others: Workers, latest: Latest) -> None:
     """Show how the others go on, until one of them has died or no trial is left."""
     from vflowopt_search.trials import num_counted
 
-    study = left.study
-    done = num_counted(study.get_trials(deepcopy=False))
-    while not _tell_of(others) and others.running and done < total:
+    while not _tell_of(others) and others.running:
+        latest.catch_up(left, total)
+        if num_counted(left.study.get_trials(deepcopy=False)) >= total:
+            return
         time.sleep(LOOK_SECONDS)
-        before, done = done, num_counted(study.get_trials(deepcopy=False))
-        if done > before:
-            shown.trial(_last(left, total))
 
 
-def _last(left: StudyOutcome, total: int) -> TrialReport:
-    from vflowopt_search.outcome import report_of
-    from vflowopt_search.trials import counts
+def _lacking(job: Job) -> int:
+    """How many trials the study still lacks; all of them where there is no study yet."""
+    from vflowopt_search.storage import open_storage
+    from vflowopt_search.trials import num_counted_in
 
-    study = left.study
-    ended = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
-    return report_of(study, max(ended, key=lambda trial: str(trial.datetime_complete)), total)
+    storage = open_storage(job.storage_or_journal)
+    return job.recipe.trials - num_counted_in(storage, job.study_name)
 
 
 def _tell_of(others: Workers) -> bool:
