@@ -30,7 +30,7 @@ from vflowopt_search.testbed.data import calibration_dataset
 DOCS = Path(__file__).parents[1] / "docs"
 QUICKSTART = studies_folder() / "quickstart"
 PLAIN = ("random", "uniform", "attention")
-SAMPLE = 0
+SAMPLE = 1
 """Among the first scenes of the calibration set."""
 SIZE = (760, 360)
 """Pixels, before the screen's own scale of 2."""
@@ -44,8 +44,8 @@ def overlay(strategy: Strategy, file: Path, samples: int = 8) -> None:
     mosaic = max(overlays.samples[0].views, key=lambda view: view.rows * view.cols)
     assert mosaic.picture is not None
     picture = Image.open(BytesIO(pictures[mosaic.picture])).convert("RGB")
-    sheet(view_panels(mosaic, picture, overlays.stages)).save(file)
-    shrink(file)
+    panels = view_panels(mosaic, picture, overlays.stages)
+    sheet(panels, columns=3).save(file, optimize=True)  # not shrunk: outlines keep their colour
 
 
 def shrink(file: Path) -> None:

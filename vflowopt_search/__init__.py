@@ -1,4 +1,8 @@
-"""Search which visual tokens a multimodal model can drop, and deploy what was found."""
+"""Search which visual tokens a multimodal model can drop, and deploy what was found.
+
+Public are the names in `__all__`, and whatever the modules in `PUBLIC_MODULES` define under a name
+without a leading underscore. Everything else may change without notice.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+PUBLIC_MODULES = (
+    "vflowopt_search.calibration",
+    "vflowopt_search.errors",
+    "vflowopt_search.report.facts",
+    "vflowopt_search.report.figures",
+    "vflowopt_search.report.frames",
+    "vflowopt_search.report.landscape",
+    "vflowopt_search.report.landscape_figures",
+    "vflowopt_search.report.overlay",
+    "vflowopt_search.report.several",
+    "vflowopt_search.report.words",
+    "vflowopt_search.resources",
+    "vflowopt_search.run_folder",
+    "vflowopt_search.strategy",
+    "vflowopt_search.testbed",
+    "vflowopt_search.testbed.data",
+)
+"""Modules to import from besides the package itself: records and figures of a study, the parts of
+a strategy, errors, file names, and the shipped model with its data."""
 _HOME = {
     "Run": "vflowopt_search.report.runs",
     "Strategy": "vflowopt_search.strategy",

@@ -134,6 +134,13 @@ def test_merged_tokens_share_a_colour_and_their_anchor_is_outlined() -> None:
     assert tuple(corner) == (249, 115, 22)
 
 
+def test_the_picture_of_the_readme_has_the_colours_of_the_report() -> None:
+    """An outline keeps its orange; few of its pixels would be lost where colours are reduced."""
+    with Image.open(Path(__file__).parents[2] / "docs" / "overlay.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert (pixels == (249, 115, 22)).all(axis=1).sum() > 50
+
+
 def test_a_map_goes_from_dark_to_bright_and_leaves_out_what_has_no_value() -> None:
     panels = view_panels(two_by_three(None), None, STAGES)
     [heat] = [panel for panel in panels if panel.caption.startswith("importance")]

@@ -127,7 +127,8 @@ def sheet(panels: Sequence[Panel], columns: int = 4, title: str = "") -> Image.I
     for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         row, column = divmod(number, columns)
         left, top = _GAP + column * step[0], _GAP + head + row * step[1]
-        draw.text((left, top), caption, fill=_INK, font=font)
+        room_above = caption_pixels - _CAPTION_PIXELS * (caption.count("\n") + 1)
+        draw.text((left, top + room_above), caption, fill=_INK, font=font)
         whole.paste(panel.image, (left, top + caption_pixels))
     return whole
 
