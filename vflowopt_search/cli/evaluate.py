@@ -119,11 +119,9 @@ def evaluate(
 
     Answers are kept as they come: the same command again asks only what is missing.
 
-    Example: vflowopt-search evaluate runs/quickstart baseline:random baseline:uniform --by type
+    Example: vflowopt-search evaluate runs/quickstart baseline:random --by type
 
-    Example: vflowopt-search evaluate strategy.json --model llava-hf/llava-1.5-7b-hf
-    --data lmms-lab/textvqa --split validation --metric vqa_accuracy
-    --instruction "Answer the question using a single word or phrase."
+    Example: vflowopt-search evaluate runs/mine --data qa.jsonl --metric anls
     """
     candidates = read_candidates(strategies)
     name = chosen_model(model, candidates.model_name)

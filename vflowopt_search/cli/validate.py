@@ -110,7 +110,7 @@ def validate(
     labelled questions about other images. What was measured is kept: the same command again
     measures only what is missing.
 
-    Example: vflowopt-search validate runs/quickstart --strategies 40 --questions 400
+    Example: vflowopt-search validate runs/quickstart --questions 400
     """
     tried = read_trials(run)
     name = chosen_model(

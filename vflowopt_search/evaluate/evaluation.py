@@ -217,12 +217,7 @@ def scored(metric: str, samples: Sequence[Sample], answers: Sequence[Answer]) ->
 
 
 def content_of_file(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `evaluation.json` holds.
-
-    Args:
-        evaluation: what was measured.
-        about: on what and how: model, data, settings, versions.
-    """
+    """What `evaluation.json` holds: what was measured, and on what and how."""
     return {"format": FORMAT, **about, **evaluation.to_plain()}
 
 
