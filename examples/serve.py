@@ -22,9 +22,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException
+except ImportError as missing:
+    raise SystemExit(
+        f"error: {missing.name} is not installed; install it with "
+        'pip install "vflowopt-search[serve]"'
+    ) from None
 
 from vflowopt_search.calibration.conversations import arranged, is_usual, read_chat
 from vflowopt_search.calibration.images import open_image
@@ -35,14 +42,26 @@ from vflowopt_search.model_source import ModelSource, load
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import find_strategy, strategy_beside
 
+USUAL_TOKENS = 64
+"""Tokens that an answer may have, unless the client says otherwise."""
+ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
+"""Who may speak; the developer does as the system."""
+
 
 class Chat(BaseModel):
     """What a client sends; fields of OpenAI's protocol that are not here are passed over."""
 
     messages: list[dict[str, Any]]
-    max_tokens: int = Field(default=64, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)  # its newer name
+    n: int = 1
     temperature: float = Field(default=0, le=0)  # greedy answers only
     stream: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the answer may have."""
+        return self.max_completion_tokens or self.max_tokens or USUAL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -116,9 +135,10 @@ def sample_of(chat: Chat) -> Sample:
     """The chat up to its last question.
 
     Raises:
-        CalibrationError: it asks nothing, or an image is not in the request itself.
+        CalibrationError: it asks nothing, holds what is neither words nor an image, or an image
+            is not in the request itself.
     """
-    read = read_chat(chat.messages, "all")
+    read = read_chat([_understood(message) for message in chat.messages], "all")
     pictures = read.media(Mark.IMAGE)
     if not read.question:
         raise CalibrationError("the chat asks nothing; let its last user message have words")
@@ -132,6 +152,44 @@ def sample_of(chat: Chat) -> Sample:
         prompt=read.question,
         images=tuple(open_image(each) for each in pictures),
         turns=() if is_usual(turns) else turns,
+    )
+
+
+def _understood(message: dict[str, Any]) -> dict[str, Any]:
+    """A message of which nothing will be passed over.
+
+    Raises:
+        CalibrationError: its role or a part of it is not understood.
+    """
+    role = message.get("role")
+    if role not in ROLES:
+        raise CalibrationError(
+            f"a message has role {role!r} but only {', '.join(ROLES)} are understood; leave it out"
+        )
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise CalibrationError(
+            f"a message's content is {content!r}, neither words nor a list of parts; correct it"
+        )
+    for part in content if isinstance(content, list) else ():
+        _check_part(part)
+    if message.get("tool_calls"):
+        raise CalibrationError("a message calls tools, which no model here has; leave it out")
+    return {"role": ROLES[role], "content": content}
+
+
+def _check_part(part: Any) -> None:
+    """Refuse what is neither words nor an image with an address."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return
+    image = part.get("image_url") if kind == "image_url" else None
+    if isinstance(image, str) or (isinstance(image, dict) and isinstance(image.get("url"), str)):
+        return
+    raise CalibrationError(
+        f"a message holds a part of type {kind!r} that is not understood; give words as "
+        '{"type": "text", "text": ...} and images as {"type": "image_url", "image_url": '
+        '{"url": "data:image/png;base64,..."}}'
     )
 
 
@@ -165,8 +223,10 @@ class Server:
         """Answer a chat."""
         if chat.stream:
             raise HTTPException(400, "stream is true, but answers come whole; leave it out")
+        if chat.n != 1:
+            raise HTTPException(400, f"n is {chat.n}, but a chat gets one answer; leave it out")
         try:
-            reply, together = await self.batcher.answer(sample_of(chat), chat.max_tokens)
+            reply, together = await self.batcher.answer(sample_of(chat), chat.longest)
         except VFlowOptError as error:
             raise HTTPException(400, str(error)) from error
         prompt = reply.text_tokens + reply.visual_tokens
@@ -187,12 +247,24 @@ def named(strategy: str) -> Strategy | None:
     return None if strategy == "none" else find_strategy(strategy)
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that clients may connect to."""
+    try:
+        return socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise SystemExit(
+            f"error: {host}:{port} cannot be listened at ({error}); choose another --host or --port"
+        ) from None
+
+
 def serve(given: argparse.Namespace) -> None:
     """Load the model, and answer until interrupted."""
+    strategy = None if given.strategy is None else named(given.strategy)
     model, processor = load(ModelSource(given.model, given.device, given.dtype))
-    strategy = strategy_beside(model) if given.strategy is None else named(given.strategy)
+    if given.strategy is None:
+        strategy = strategy_beside(model)
     batcher = Batcher(Host(model, processor, strategy), given.window_ms / 1000, given.largest)
-    with socket.create_server((given.host, given.port)) as listening:
+    with _listening(given.host, given.port) as listening:
         place = f"http://{given.host}:{listening.getsockname()[1]}"
         how = "whole" if strategy is None else f"under strategy {strategy.name}"
         print(f"{given.model}, {how}, answers at {place}", flush=True)
@@ -214,4 +286,8 @@ if __name__ == "__main__":
     parser.add_argument("--largest", type=int, default=16, help="most prompts to a batch")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    serve(parser.parse_args())
+    given = parser.parse_args()
+    try:
+        serve(given)
+    except VFlowOptError as refused:
+        raise SystemExit(f"error: {refused}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vflowopt_search.calibration.samples import Mark, Turn, Video
 from vflowopt_search.cli import apply
 from vflowopt_search.cli.apply import asked
 from vflowopt_search.errors import CalibrationError
+from vflowopt_search.resources import studies_folder
 from vflowopt_search.strategy import Importance, Stage, Strategy
 
 
@@ -41,6 +43,34 @@ def test_a_prompt_without_an_image_runs_and_says_so(world: World) -> None:
     assert answer["unpruned"]["tokens_per_layer"] == answer["pruned"]["tokens_per_layer"] == []
     assert answer["unpruned"]["text"] == answer["pruned"]["text"]
     assert run(*command(world)).stdout.count("no visual tokens, nothing to prune") == 2
+
+
+def test_the_shipped_model_has_a_question_of_its_own(tmp_path: Path) -> None:
+    """As the example says, once the quickstart is there."""
+    run_folder = tmp_path / "quickstart"
+    run_folder.mkdir()
+    shutil.copy(studies_folder() / "quickstart" / "strategy.json", run_folder)
+    result = run("apply", run_folder, "--max-new-tokens", "4")
+    assert result.exit_code == 0, result.stderr
+    first, *lines = result.stdout.splitlines()
+    assert "(right: " in first
+    right = first.partition("(right: ")[2].removesuffix(")")
+    [whole] = [line.split() for line in lines if line.startswith("unpruned")]
+    assert whole[1] == right
+    told = json.loads(run("apply", run_folder, "--max-new-tokens", "4", "--json").stdout)
+    assert told["right"] == told["unpruned"]["text"] == right and told["prompt"] in first
+    assert 0 < sum(told["pruned"]["tokens_per_layer"]) < sum(told["unpruned"]["tokens_per_layer"])
+
+
+@pytest.mark.parametrize("more", [[], ["--image", "0.png"]])
+def test_other_models_and_pictures_need_a_question(more: list[str], world: World) -> None:
+    files = [str(world.image) if word == "0.png" else word for word in more]
+    model = "testbed" if more else world.model
+    result = run("apply", world.model.with_name("half.json"), "--model", model, *files)
+    assert result.exit_code == 2
+    assert "nothing is asked; only the shipped model" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
 
 
 def test_several_images(world: World) -> None:

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from tests.command import World, make_world, run, spawn
 from vflowopt_search import run_folder
+from vflowopt_search.checkout import commit
 from vflowopt_search.cli.candidates import read_candidates
 from vflowopt_search.cli.options import MetricName, ScoreName
 from vflowopt_search.divergence import ANSWER_METRICS
@@ -89,6 +90,8 @@ def test_again_it_asks_nothing(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = json.loads(run(*command(world, tmp_path), "--json").stdout)
+    assert first == json.loads((tmp_path / run_folder.EVALUATION).read_text())
+    assert first["versions"].get("commit") == commit()
 
     def asked_again(*args: Any) -> None:
         raise AssertionError("nothing is missing")
@@ -175,14 +178,14 @@ def other_model(folder: Path) -> Arguments:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (no_answers, "1 of 1 samples have no answer to compare with (first: ['0']); name the"),
+        (no_answers, "no sample has an answer to compare with; name the column that holds the"),
         (empty, "empty.jsonl is empty; give a data set with at least one row"),
         (other_model, "is for a model with model_type 'llava_onevision' but this model has 'lla"),
         (["--data", "none.jsonl"], "none.jsonl does not exist"),
         (["--by", "sort"], "there is no column 'sort' for the group; the columns are id, image"),
         (
             ["--metric", "multiple_choice", "--columns", "answer=kind"],
-            " is none of its options ['red', 'blue']; name the columns of answer and options, or",
+            " is none of its options ['red', 'blue']; name the columns with --columns answer=...",
         ),
         (["baseline:fastv", "--retain", "0.3"], "fastv keeps all visual tokens of its first"),
         (["baseline:random:x"], "no baseline is called 'random:x'; use one of baseline:random, "),
@@ -215,11 +218,41 @@ def test_what_is_missing_is_asked_for(tmp_path: Path, typed: list[str], sentence
     assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_plain_strategies_alone_need_a_budget(tmp_path: Path) -> None:
+def test_plain_strategies_alone_need_a_budget_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*args: Any) -> None:
+        raise AssertionError("minutes may go by here")
+
+    monkeypatch.setattr("vflowopt_search.cli.evaluate.load", loaded)
     typed: Arguments = ["baseline:random", "--model", "testbed", "--samples", "4"]
     result = run("evaluate", *typed, "--output", tmp_path)
     assert result.exit_code == 2
     assert "--retain" in result.stderr
+
+
+@pytest.mark.parametrize("nothing", [None, "", " "])
+def test_questions_without_an_answer_are_left_out_and_named(
+    nothing: str | None, world: World, tmp_path: Path
+) -> None:
+    lines = world.samples.with_name("labelled.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"answer": "red"} for line in lines]
+    rows[3]["answer"] = nothing
+    data = world.samples.with_name("gaps.jsonl")
+    data.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    typed: Arguments = ["--data", data, "--columns", "answer=answer"]
+    told = json.loads(run(*command(world, tmp_path, *typed), "--json").stdout)
+    assert (told["samples"], told["data"]["skipped"]) == (11, 1)
+    left_out = "1 sample that cannot be used skipped: q3 (the first: it has no answer to compare"
+    assert left_out in told["data"]["note"]
+    strictly = run(*command(world, tmp_path, *typed), "--strict")
+    assert strictly.exit_code == 1
+    assert "sample q3 of " in strictly.stderr and "strict is to stop" in strictly.stderr
+    for row in rows[:4]:
+        row["answer"] = nothing
+    data.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    result = run(*command(world, tmp_path, *typed))
+    assert result.exit_code == 1 and "4 of 12 samples cannot be used" in result.stderr
 
 
 def test_the_shipped_model_and_questions_need_no_naming(tmp_path: Path) -> None:

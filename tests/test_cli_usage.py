@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -161,7 +162,7 @@ def test_wrong_usage_names_the_option_and_makes_nothing(
         (["search", "--fps", "2", "--output", "new"], "--fps describes data of your own, but the"),
         (["search", "--strict", "--fps", "2", "--output", "new"], "error: --fps describes data"),
         (
-            ["evaluate", "baseline:random", "--model", "testbed", "--strict", "--fps", "2"],
+            ["evaluate", "baseline:random", "--retain", "1", "--model", "testbed", "--fps", "2"],
             "error: --fps describes data of your own, but the questions are the shipped ones",
         ),
         (
@@ -198,6 +199,31 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing_behind(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(command: str) -> None:
     assert "Example: vflowopt-search" in run(command, "--help").stdout
+
+
+def examples(command: str) -> list[str]:
+    """The examples in a command's help, each as it is copied from a terminal."""
+    lines = [line.rstrip() for line in run(command, "--help").stdout.splitlines()]
+    found = []
+    for number, line in enumerate(lines):
+        if line.startswith(" Example: "):
+            end = lines.index("", number)
+            found.append("\n".join([line.removeprefix(" Example: "), *lines[number + 1 : end]]))
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_example_is_one_command_when_it_is_pasted(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert examples(command)
+    for example in examples(command):
+        *broken, _ = example.split("\n")
+        assert all(line.endswith("\\") for line in broken), example
+        program, name, *arguments = shlex.split(example)
+        assert program == "vflowopt-search"
+        PROGRAM.commands[name].make_context(name, arguments)  # or UsageError
 
 
 @pytest.mark.parametrize(("command", "option"), EVERY_OPTION)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import pytest
 
 from tests.command import World, make_world, run
 from vflowopt_search import run_folder
+from vflowopt_search.checkout import commit
+from vflowopt_search.cli.job import DataOptions
+from vflowopt_search.cli.labelled import LabelledData
+from vflowopt_search.cli.validation_inputs import ValidationJob, samples_apart
+from vflowopt_search.model_source import ModelSource
 from vflowopt_search.resources import studies_folder
 
 Arguments = list[str | Path]
@@ -69,7 +75,8 @@ def test_a_study_of_the_shipped_model(
     monkeypatch.setattr("vflowopt_search.evaluate.validation.every_divergence", measured_again)
     monkeypatch.setattr("vflowopt_search.evaluate.answers._answer", measured_again)
     again = json.loads(run(*command(study, "--output", tmp_path, "--json")).stdout)
-    assert again | {"seconds": 0} == stored | {"seconds": 0}
+    assert again | {"seconds_of_last_run": 0} == stored | {"seconds_of_last_run": 0}
+    assert stored["model"]["device"] == "cpu" and stored["versions"].get("commit") == commit()
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,52 @@ def test_calibration_samples_of_their_own(world: World, searched: Path, tmp_path
     typed: Arguments = ["--calibration", few, "--questions", "12", "--output", tmp_path, "--json"]
     told = json.loads(run(*own(world, searched, *typed)).stdout)
     assert (told["calibration_samples"], told["questions"]) == (3, 6)  # the others show them
+
+
+def test_calibration_samples_are_read_as_the_questions_are(world: World, tmp_path: Path) -> None:
+    """Unusual columns and chats are named once; a column that is absent there is guessed."""
+    chat = [
+        {"from": "human", "value": "<image>\nwhat is it"},
+        {"from": "gpt", "value": "red"},
+        {"from": "human", "value": "how many"},
+        {"from": "gpt", "value": "two"},
+    ]
+    names = [("scan", "gold"), ("scan", "nobody")]
+    files = []
+    for number, (image, answer) in enumerate(names):
+        rows = [
+            {
+                image: str(world.image.with_name(f"{4 * number + n}.png")),
+                "talk": chat,
+                answer: "two",
+            }
+            for n in range(4)
+        ]
+        files.append(tmp_path / f"{number}.jsonl")
+        files[-1].write_text("\n".join(map(json.dumps, rows)) + "\n")
+    columns = {"image": "scan", "prompt": "talk", "answer": "gold"}
+    job = ValidationJob(
+        run=tmp_path,
+        source=ModelSource(str(world.model)),
+        data=LabelledData(str(files[0]), DataOptions(columns=columns, turns="all")),
+        calibration=str(files[1]),
+        strategies=8,
+        samples=4,
+        questions=4,
+        space="vflowopt",
+        metric="exact_match",
+        output=tmp_path,
+        max_new_tokens=2,
+        batch_size=None,
+        cache=None,
+        self_check=False,
+    )
+    calibration, questions = samples_apart(job)
+    assert {one.prompt for one in (*calibration.samples, *questions.samples)} == {"how many"}
+    assert all(len(one.turns) == 3 for one in calibration.samples)
+    asked = replace(job, data=replace(job.data, options=DataOptions(columns=columns, prompt="who")))
+    calibration, _ = samples_apart(asked)
+    assert {one.prompt for one in calibration.samples} == {"who"}
 
 
 @pytest.mark.parametrize(

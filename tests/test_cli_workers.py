@@ -194,11 +194,11 @@ def test_what_others_did_is_shown_once() -> None:
             lines.append(report)
 
     lines: list[TrialReport] = []
-    latest, study = Latest(Listening()), fake_run(total=3).study
-    latest.catch_up(study, 3)
-    latest.catch_up(study, 3)
+    latest, outcome = Latest(Listening()), fake_run(total=3)
+    latest.catch_up(outcome, 3)
+    latest.catch_up(outcome, 3)
     assert [(report.done, report.total) for report in lines] == [(3, 3)]
-    assert lines[0].best == study.best_value
+    assert lines[0].best == outcome.study.best_value
 
 
 def jobs_of(monkeypatch: pytest.MonkeyPatch, *typed: str) -> Job:

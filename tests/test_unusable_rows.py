@@ -82,7 +82,7 @@ def test_evaluate_asks_the_others_and_says_so(world: World, tmp_path: Path) -> N
     assert "12 samples about 8 images" in result.stdout
     note = next(line for line in result.stdout.splitlines() if "cannot be used" in line)
     assert "2 rows that cannot be read skipped: " in note
-    assert "1 samples that cannot be used skipped: q3 (the first: LlavaProcessor refuses" in note
+    assert "1 sample that cannot be used skipped: q3 (the first: LlavaProcessor refuses" in note
     stored = json.loads((tmp_path / run_folder.EVALUATION).read_text())
     assert (stored["samples"], stored["refused"]) == (12, [THIN])
     assert (stored["data"]["samples"], stored["data"]["skipped"]) == (12, 3)
@@ -170,7 +170,7 @@ def test_a_search_is_of_the_others_and_goes_on_with_them(world: World, tmp_path:
     result = run(*command)
     assert result.exit_code == 0, result.stderr
     assert "note: 2 rows that cannot be read skipped: " in result.stderr
-    assert "1 samples that cannot be used skipped: q3 (the first: " in result.stderr
+    assert "1 sample that cannot be used skipped: q3 (the first: " in result.stderr
     origin = Strategy.load(tmp_path / "run" / run_folder.STRATEGY).provenance
     assert origin is not None
     assert origin.calibration is not None
@@ -191,7 +191,7 @@ def test_validate_leaves_them_out_of_both_halves(world: World, tmp_path: Path) -
     more: Arguments = ["--max-new-tokens", "2"]
     result = run("validate", tmp_path / "run", *sizes, *data, *more)
     assert result.exit_code == 0, result.stderr
-    assert "1 samples that cannot be used skipped: q3" in result.stdout
+    assert "1 sample that cannot be used skipped: q3" in result.stdout
     told = json.loads((tmp_path / "run" / run_folder.VALIDATION).read_text())
     assert (told["questions"], told["refused"]) == (12, [THIN])
     assert (told["data"]["samples"], told["data"]["skipped"]) == (12, 3)

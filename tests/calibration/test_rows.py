@@ -105,7 +105,7 @@ def test_conversations(turns: list[dict[str, Any]], tmp_path: Path) -> None:
     assert sorted((s.id, len(s.images)) for s in loaded.samples) == [("7", 1), ("b", 2)]
     assert {(s.prompt, s.answer) for s in loaded.samples} == {("What is it?", "A cat.")}
     assert loaded.skipped == 1
-    assert "1 rows without an image skipped" in loaded.note
+    assert "1 row without an image skipped" in loaded.note
 
 
 def test_line_separators_within_strings(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_conversations_inside_a_data_set() -> None:
     [
         (
             {"picture_of_it": "a", "question": "?"},
-            "no column looks like an image; name one of pict",
+            "no column looks like an image; name one of pict.* --columns image=NAME",
         ),
-        ({"image": "a", "foo": "?"}, "no column of test looks like a question; .* image, foo as"),
+        ({"image": "a", "foo": "?"}, "no column of test looks like a question; .* image, foo with"),
     ],
 )
 def test_no_such_column_by_guess(content: dict[str, str], sentence: str) -> None:

@@ -24,8 +24,9 @@ from vflowopt_search.evaluate.answers import Asking, ask
 from vflowopt_search.evaluate.evaluation import (
     Evaluation,
     check_labels,
+    content_of_file,
     evaluate,
-    write_evaluation,
+    write_plain,
 )
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.queue import Answer
@@ -240,10 +241,14 @@ def test_samples_without_an_image_are_not_pruned() -> None:
 
 def test_unlabelled_samples_are_refused() -> None:
     samples = [replace(sample, answer=None) for sample in small_set().samples]
-    with pytest.raises(CalibrationError, match="7 of 7 samples have no answer to compare with"):
+    with pytest.raises(CalibrationError, match=r"no sample has an answer .* --columns answer=NAME"):
         evaluate(asking_of(), samples, {"pruned": PRUNED})
-    with pytest.raises(CalibrationError, match="0 of 0 samples"):
+    with pytest.raises(CalibrationError, match="there are no samples to ask; give at least one"):
         evaluate(asking_of(), [], {"pruned": PRUNED})
+    for nothing in (None, "", " "):
+        some = [replace(samples[0], answer=nothing), *labelled(right=4)]
+        with pytest.raises(CalibrationError, match=r"1 of 8 samples lack an answer .*first: 0"):
+            check_labels(some, "exact_match")
     with pytest.raises(EvaluationError, match="no metric is called 'bleu'"):
         evaluate(asking_of(), labelled(right=4), {"pruned": PRUNED}, metric="bleu")
 
@@ -258,7 +263,7 @@ def test_a_label_that_is_no_option_is_refused() -> None:
 def test_the_file_is_json_without_the_answers(tmp_path: Path) -> None:
     evaluation = evaluate(asking_of(), labelled(right=4), {"pruned": PRUNED})
     path = tmp_path / "evaluation.json"
-    write_evaluation(path, evaluation, {"model": {"name": "tiny"}})
+    write_plain(path, content_of_file(evaluation, {"model": {"name": "tiny"}}))
     stored = json.loads(path.read_text())
     assert stored["format"] == "vflowopt-evaluation/1"
     assert stored["model"] == {"name": "tiny"}
@@ -266,4 +271,4 @@ def test_the_file_is_json_without_the_answers(tmp_path: Path) -> None:
     assert "answers" not in stored
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
     with pytest.raises(EvaluationError, match="cannot be written"):
-        write_evaluation(path / "deeper", evaluation, {})
+        write_plain(path / "deeper", {})

@@ -137,6 +137,20 @@ def test_a_bad_request_is_refused_and_does_not_spoil_others(address: str) -> Non
         ({"messages": [{"role": "user", "content": broken + text}]}, 400, "no readable image"),
         ({"messages": words, "temperature": 0.7}, 422, "temperature"),
         ({"messages": words, "max_tokens": 0}, 422, "max_tokens"),
+        ({"messages": words, "n": 3}, 400, "n is 3, but a chat gets one answer"),
+        ({"messages": [{"role": "tool", "content": "2"}, *words]}, 400, "role 'tool'"),
+        ({"messages": [{"content": "what ?"}]}, 400, "role None"),
+        ({"messages": [{"role": "user", "content": {"text": "what ?"}}]}, 400, "neither words"),
+        *(
+            ({"messages": [{"role": "user", "content": [part, *text]}]}, 400, "not understood")
+            for part in (
+                {"type": "image_url"},
+                {"type": "image_url", "image_url": {}},
+                {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
+                {"type": "text"},
+                "what ?",
+            )
+        ),
     ]
     for body, status, sentence in cases:
         code, content = post(address, **body)
@@ -145,6 +159,62 @@ def test_a_bad_request_is_refused_and_does_not_spoil_others(address: str) -> Non
     assert code == 200
     assert content["pruning"]["visual_tokens"] == 0
     assert content["usage"]["completion_tokens"] <= 2
+
+
+def test_the_newer_names_of_the_protocol_are_understood(address: str) -> None:
+    words = [{"role": "user", "content": "how many objects are there ?"}]
+    _, limited = post(address, messages=words, max_completion_tokens=1)
+    assert limited["usage"]["completion_tokens"] == 1
+    told = [{"role": role, "content": "answer with a colour"} for role in ("developer", "system")]
+    answers = [post(address, messages=[one, *words], max_tokens=4)[1] for one in told]
+    assert answers[0]["usage"] == answers[1]["usage"]
+    assert answers[0]["usage"]["prompt_tokens"] > limited["usage"]["prompt_tokens"]
+
+
+def test_the_shipped_questions_need_no_file(address: str) -> None:
+    load_test = runpy.run_path(str(ROOT / "examples" / "load_test.py"))
+    figures, answered = load_test["main"]([address, "--shipped", "6", "--seed", "3"])
+    assert figures["questions"] == "testbed, seed 3" and figures["requests"] == 6
+    scenes = list(evaluation_scenes(6, seed=3))
+    texts = [question.text for scene in scenes for question in scene.questions]
+    asked = load_test["shipped_questions"](6, 3)
+    assert [one.text for one in asked] == texts
+    assert all(each.pruning["visual_tokens"] == 259 for each in answered)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "sentence"),
+    [
+        ("load_test.py", ["http://127.0.0.1:9", "--shipped", "1"], "127.0.0.1:9 does not answer ("),
+        (
+            "load_test.py",
+            ["http://127.0.0.1:9", "none.jsonl"],
+            "none.jsonl cannot be read (No such",
+        ),
+        ("load_test.py", ["http://127.0.0.1:9", "pyproject.toml"], "line that is no question"),
+        ("serve.py", ["testbed", "--strategy", "none.json"], "none.json cannot be read (No such"),
+        ("serve.py", ["./nowhere"], "./nowhere does not exist; give a checkpoint's folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    program: str, arguments: list[str], sentence: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and sentence in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_server_without_uvicorn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit, match=r"uvicorn is not installed; install it with pip install"):
+        runpy.run_path(str(ROOT / "examples" / "serve.py"))
 
 
 def test_an_answer_that_was_cut_off_says_so(address: str) -> None:

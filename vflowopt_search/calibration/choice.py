@@ -154,7 +154,8 @@ class _Choice:
             if not set(existing) <= {self.columns.image, self.columns.video, "label"}:
                 raise CalibrationError(
                     f"no column of {name} looks like a question; name one of "
-                    f"{', '.join(existing)} as the prompt column, or give one prompt for all"
+                    f"{', '.join(existing)} with --columns prompt=NAME, or give one for all with "
+                    "--prompt"
                 )
             self.prompt = DEFAULT_PROMPT.format("image" if self.columns.image else "video")
 
@@ -225,19 +226,24 @@ class _Choice:
         num_unreadable = len(self.unreadable)
         if num_unreadable > MOST_UNUSABLE * (num_unreadable + num_readable):
             raise CalibrationError(
-                f"{num_unreadable} rows of {name} cannot be read ({first_ids(self.unreadable)}), "
+                f"{num_unreadable} {_rows(num_unreadable)} of {name} cannot be read "
+                f"({first_ids(self.unreadable)}), "
                 f"more than {MOST_UNUSABLE:.0%} of those tried; mend the data set (the first: "
                 f"{self.fault})"
             )
 
     def _left_out(self) -> str:
         parts = [
-            (self.without_image, "rows without an image skipped"),
-            (self.without_question, "rows without a question skipped"),
+            (self.without_image, f"{_rows(self.without_image)} without an image skipped"),
+            (self.without_question, f"{_rows(self.without_question)} without a question skipped"),
             (
                 len(self.unreadable),
-                f"rows that cannot be read skipped: {first_ids(self.unreadable)} (the first: "
-                f"{self.fault})",
+                f"{_rows(len(self.unreadable))} that cannot be read skipped: "
+                f"{first_ids(self.unreadable)} (the first: {self.fault})",
             ),
         ]
         return "; ".join(f"{count} {words}" for count, words in parts if count)
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"

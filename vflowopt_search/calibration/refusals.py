@@ -70,7 +70,8 @@ def without(samples: CalibrationSet, refusals: Refusals) -> CalibrationSet:
     if not refusals:
         return samples
     left = tuple(one for number, one in enumerate(samples.samples) if number not in refusals)
-    note = f"{len(refusals)} samples that cannot be used skipped: {_which(refusals)}"
+    plural = "s" if len(refusals) > 1 else ""
+    note = f"{len(refusals)} sample{plural} that cannot be used skipped: {_which(refusals)}"
     return replace(
         samples,
         samples=left,

@@ -74,8 +74,8 @@ class Columns:
         # turns may carry their images themselves
         if not (found.image or found.video or str(found.prompt).lower() in CONVERSATIONS):
             raise CalibrationError(
-                f"no column looks like an image; name one of {', '.join(existing)} as the image "
-                f"column"
+                f"no column looks like an image; name one of {', '.join(existing)} with --columns "
+                f"image=NAME"
             )
         return found
 

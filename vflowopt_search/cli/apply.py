@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
-from vflowopt_search.cli.loading import ModelSource, load
+from vflowopt_search.cli.evaluate import chosen_model
+from vflowopt_search.cli.loading import SHIPPED, ModelSource, load
 from vflowopt_search.cli.options import (
     Device,
     Dtype,
@@ -50,8 +51,17 @@ class Answer:
 
 def apply(
     file: StrategyPath,
-    model: Annotated[str, typer.Option(help="Hub name, folder, or `testbed`.")],
-    prompt: Annotated[str, typer.Option(help="What to ask; <image> may say where one belongs.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hub name, folder, or `testbed`; the strategy's unless said."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What to ask; <image> may say where one belongs. Of `testbed` a shipped question "
+            "with its picture unless said."
+        ),
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="Image file; may be repeated. Default: none.")
     ] = None,
@@ -70,8 +80,9 @@ def apply(
 ) -> None:
     """Answer a prompt, without and with a strategy: text, tokens, time.
 
-    Example: vflowopt-search apply runs/quickstart/strategy.json --model testbed
-    --image scene.png --prompt "what color is the circle"
+    Example: vflowopt-search apply runs/quickstart
+
+    Example: vflowopt-search apply runs/mine --image a.png --prompt "what is it"
     """
     from vflowopt_search.calibration.images import open_image
     from vflowopt_search.calibration.video import check_frame_choice, read_video
@@ -85,15 +96,50 @@ def apply(
         )
     images = tuple(open_image(path) for path in image or [])
     videos = tuple(read_video(path, frames=frames, fps=fps) for path in video or [])
-    sample = asked(prompt, images, videos, system)
+    name = chosen_model(model, strategy.model.name if strategy.model else None)
+    if prompt is None:
+        sample = shipped_question(name, more=bool(images or videos or system))
+    else:
+        sample = asked(prompt, images, videos, system)
     quiet_progress_bars()
-    loaded = load(ModelSource(model, device, dtype.value, trust_remote_code))
+    loaded = load(ModelSource(name, device, dtype.value, trust_remote_code))
     whole, pruned = answers(loaded, strategy, sample, max_new_tokens)
     if as_json:
-        print_json({"strategy": strategy.name, "unpruned": asdict(whole), "pruned": asdict(pruned)})
+        told = {"strategy": strategy.name, "prompt": sample.prompt, "right": sample.answer}
+        print_json({**told, "unpruned": asdict(whole), "pruned": asdict(pruned)})
         return
+    if prompt is None:
+        question = f"{sample.prompt} (right: {sample.answer})"
+        stdout().print(question, markup=False, soft_wrap=True)
     rows = [("unpruned", *_row(whole)), (strategy.name, *_row(pruned))]
     stdout().print(table(("", "answer", "visual tokens by layer", "time"), rows))
+
+
+def shipped_question(model: str, *, more: bool) -> Sample:
+    """A question that comes with the shipped model, about a picture that it was not trained on.
+
+    Args:
+        model: name of the model.
+        more: whether anything else was given that belongs to a prompt.
+
+    Raises:
+        typer.BadParameter: the model is another one, or there is more.
+    """
+    from vflowopt_search.calibration.choice import from_dataset
+    from vflowopt_search.calibration.rows import Columns
+    from vflowopt_search.testbed.data import evaluation_dataset
+
+    if model != SHIPPED or more:
+        raise typer.BadParameter(
+            "nothing is asked; only the shipped model has a question of its own, and only with its "
+            "own picture: say what to ask",
+            param_hint="--prompt",
+        )
+    columns = Columns(prompt="question", answer="answer")
+    [sample] = from_dataset(
+        evaluation_dataset(1), name=SHIPPED, columns=columns, num_samples=1
+    ).samples
+    return sample
 
 
 def asked(

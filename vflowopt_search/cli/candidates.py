@@ -47,14 +47,23 @@ class Candidates:
         """
         from vflowopt_search.budget import mean_retained
 
+        self.require_budget(retain)
         if retain is not None:
             return retain
-        for strategy in self.files.values():
-            return mean_retained(strategy.stages, depth)
-        raise typer.BadParameter(
-            "plain strategies alone have no budget; say which share of the visual tokens to keep",
-            param_hint="--retain",
-        )
+        return mean_retained(next(iter(self.files.values())).stages, depth)
+
+    def require_budget(self, retain: float | None) -> None:
+        """Refuse plain strategies without a budget, which needs no model.
+
+        Raises:
+            typer.BadParameter: none was typed, and there is no file that has one.
+        """
+        if retain is None and not self.files:
+            raise typer.BadParameter(
+                "plain strategies alone have no budget; say which share of the visual tokens to "
+                "keep, as --retain 0.10",
+                param_hint="--retain",
+            )
 
     def strategies(self, facts: ModelFacts, retain: float | None) -> dict[str, Strategy]:
         """All strategies by name, the plain ones at the budget of the others.

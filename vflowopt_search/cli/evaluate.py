@@ -119,11 +119,9 @@ def evaluate(
 
     Answers are kept as they come: the same command again asks only what is missing.
 
-    Example: vflowopt-search evaluate runs/quickstart baseline:random baseline:uniform --by type
+    Example: vflowopt-search evaluate runs/quickstart baseline:random --by type
 
-    Example: vflowopt-search evaluate strategy.json --model llava-hf/llava-1.5-7b-hf
-    --data lmms-lab/textvqa --split validation --metric vqa_accuracy
-    --instruction "Answer the question using a single word or phrase."
+    Example: vflowopt-search evaluate runs/mine --data qa.jsonl --metric anls
     """
     candidates = read_candidates(strategies)
     name = chosen_model(model, candidates.model_name)
@@ -150,6 +148,7 @@ def evaluate(
         cache=cache,
         self_check=self_check,
     )
+    candidates.require_budget(retain)
     with resumable("all answers are kept"):
         run(job, as_json=as_json)
 
@@ -165,13 +164,14 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
     check_folder(job.cache, "--cache")
     with display() as shown:
         evaluation, about = measured(job, shown)
-    from vflowopt_search.evaluate.evaluation import write_evaluation
+    from vflowopt_search.evaluate.evaluation import content_of_file, write_plain
 
     about["seconds"] = round(time.monotonic() - start, 3)
     path = job.output / run_folder.EVALUATION
-    write_evaluation(path, evaluation, about)
+    content = content_of_file(evaluation, about)
+    write_plain(path, content)
     if as_json:
-        print_json(about | evaluation.to_plain())
+        print_json(content)
         return
     console = stdout()
     images = "" if evaluation.images == evaluation.samples else f" about {evaluation.images} images"

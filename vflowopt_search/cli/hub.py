@@ -39,7 +39,7 @@ def push(
 
     Beside a checkpoint, `prune(model)` finds it without a path. Log in first: hf auth login.
 
-    Example: vflowopt-search push runs/mine/strategy.json me/my-model
+    Example: vflowopt-search push runs/mine me/my-model
     """
     from vflowopt_search.strategy_hub import push_strategy
 

@@ -48,12 +48,42 @@ def labelled_samples(data: LabelledData) -> CalibrationSet:
     from vflowopt_search.evaluate.wording import with_lines, with_options
 
     chosen = _shipped(data) if data.source == SHIPPED else _own(data)
+    chosen = with_answers(chosen, strict=data.options.strict)
     samples = chosen.samples
     if data.lists_options:
         samples = tuple(with_options(sample) for sample in samples)
     if data.instruction:
         samples = tuple(with_lines(sample, [data.instruction]) for sample in samples)
     return replace(chosen, samples=samples, sha256=fingerprint(samples))
+
+
+def with_answers(chosen: CalibrationSet, *, strict: bool) -> CalibrationSet:
+    """The samples that have an answer; the others are left out and named, as rows that fail are.
+
+    Where none has one they all stay: then their column was not found, which is told elsewhere.
+
+    Raises:
+        CalibrationError: more than a fifth have none or, strictly, one.
+    """
+    from vflowopt_search.calibration.refusals import Refusal, require_few, without
+    from vflowopt_search.errors import CalibrationError
+    from vflowopt_search.evaluate.evaluation import is_labelled
+
+    refusals = {
+        number: Refusal(sample.id, "it has no answer to compare with")
+        for number, sample in enumerate(chosen.samples)
+        if not is_labelled(sample)
+    }
+    if len(refusals) == len(chosen):
+        return chosen
+    if refusals and strict:
+        first = next(iter(refusals.values()))
+        raise CalibrationError(
+            f"sample {first.id} of {chosen.name} has no answer to compare with, and strict is to "
+            "stop at the first; give it one, or leave --strict out"
+        )
+    require_few(refusals, len(chosen))
+    return without(chosen, refusals)
 
 
 def _shipped(data: LabelledData) -> CalibrationSet:

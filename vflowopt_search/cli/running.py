@@ -50,7 +50,7 @@ def run_all(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
             else:
                 outcome = run_trials(job, prepared, latest, others)
                 interrupted = outcome.interrupted
-    latest.catch_up(outcome.study, job.recipe.trials)
+    latest.catch_up(outcome, job.recipe.trials)
     return outcome_of_study(outcome.study, job.recipe.trials, interrupted=interrupted)
 
 

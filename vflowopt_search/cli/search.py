@@ -57,9 +57,7 @@ def search(
 
     Example: vflowopt-search search
 
-    Example: vflowopt-search search llava-hf/llava-1.5-7b-hf
-    --calibration questions.jsonl --columns image=picture,prompt=question
-    --retain 0.10 --trials 100
+    Example: vflowopt-search search ./my-model --calibration questions.jsonl
     """
     from vflowopt_search.cli.run import run
 

@@ -17,7 +17,7 @@ def show(
 ) -> None:
     """Print what a strategy file says: stages, tokens alive, importance, budget, origin.
 
-    Example: vflowopt-search show runs/quickstart/strategy.json
+    Example: vflowopt-search show runs/quickstart
     """
     strategy = find_strategy(file)
     if as_json:

@@ -110,7 +110,7 @@ def validate(
     labelled questions about other images. What was measured is kept: the same command again
     measures only what is missing.
 
-    Example: vflowopt-search validate runs/quickstart --strategies 40 --questions 400
+    Example: vflowopt-search validate runs/quickstart --questions 400
     """
     tried = read_trials(run)
     name = chosen_model(
@@ -156,7 +156,7 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
     check_folder(job.cache, "--cache")
     with display() as shown:
         validation, about = validated(job, tried, shown)
-    about |= {"seconds": round(time.monotonic() - start, 3)}
+    about |= {"seconds_of_last_run": round(time.monotonic() - start, 3)}
     path = job.output / run_folder.VALIDATION
     content = {**about, **validation.to_plain()}
     write_plain(path, content)
@@ -224,10 +224,15 @@ def _about(
     job: ValidationJob, asking: Asking, calibration: CalibrationSet, asked: CalibrationSet
 ) -> dict[str, Any]:
     """On what a validation was made."""
+    from vflowopt_search.adapters.registry import adapter_for
     from vflowopt_search.outcome import versions
 
     return {
-        "model": {"name": job.source.name, **asking.settings()},
+        "model": {
+            "name": job.source.name,
+            **asking.settings(),
+            "device": str(adapter_for(asking.model).backbone.device),
+        },
         "study": str(job.run),
         "space": job.space,
         "calibration": _told(calibration),

@@ -105,7 +105,7 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
     Raises:
         CalibrationError: they cannot be read, or no question is left.
     """
-    from vflowopt_search.calibration.choice import from_dataset, load_calibration
+    from vflowopt_search.calibration.choice import from_dataset
     from vflowopt_search.calibration.samples import fingerprint
     from vflowopt_search.calibration.shared_images import about_others, apart
 
@@ -120,12 +120,7 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
             rows = calibration_dataset(job.samples, job.data.seed)
             calibration = from_dataset(rows, name=SHIPPED, num_samples=job.samples)
         else:
-            calibration = load_calibration(
-                job.calibration,
-                num_samples=job.samples,
-                seed=job.data.seed,
-                strict=job.data.options.strict,
-            )
+            calibration = _own(job.calibration, job)
         questions = about_others(labelled.samples, calibration.samples)
     if not questions:
         raise CalibrationError(
@@ -134,6 +129,28 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
         )
     asked = questions[: job.questions]
     return calibration, replace(labelled, samples=asked, sha256=fingerprint(asked))
+
+
+def _own(source: str, job: ValidationJob) -> CalibrationSet:
+    """Calibration samples of one's own, read as the labelled ones; columns may be absent there."""
+    from vflowopt_search.calibration.choice import load_calibration
+    from vflowopt_search.calibration.rows import Columns
+    from vflowopt_search.calibration.sources import open_rows
+
+    options = job.data.options
+    existing = open_rows(source, options.split)[0].column_names
+    named = {ours: theirs for ours, theirs in options.columns.items() if theirs in existing}
+    return load_calibration(
+        source,
+        split=options.split,
+        columns=Columns(**named, turns=options.turns),
+        num_samples=job.samples,
+        seed=job.data.seed,
+        prompt=options.prompt,
+        frames=options.frames,
+        fps=options.fps,
+        strict=options.strict,
+    )
 
 
 def validation_objective(

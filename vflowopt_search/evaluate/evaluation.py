@@ -167,6 +167,11 @@ def evaluate(
     )
 
 
+def is_labelled(sample: Sample) -> bool:
+    """Whether a sample has an answer with something in it."""
+    return any(truth.strip() for truth in sample.truths)
+
+
 def check_labels(samples: Sequence[Sample], metric: str) -> None:
     """Refuse samples that cannot be scored by a metric, before anything is asked.
 
@@ -175,18 +180,25 @@ def check_labels(samples: Sequence[Sample], metric: str) -> None:
         EvaluationError: no metric has this name, or a label names no option.
     """
     metric_named(metric)
-    unlabelled = [sample.id for sample in samples if not sample.truths]
-    if unlabelled or not samples:
+    if not samples:
+        raise CalibrationError("there are no samples to ask; give at least one")
+    unlabelled = [sample.id for sample in samples if not is_labelled(sample)]
+    if len(unlabelled) == len(samples):
         raise CalibrationError(
-            f"{len(unlabelled)} of {len(samples)} samples have no answer to compare with "
-            f"(first: {unlabelled[:1]}); name the column that holds the answers"
+            "no sample has an answer to compare with; name the column that holds the answers with "
+            "--columns answer=NAME"
+        )
+    if unlabelled:
+        raise CalibrationError(
+            f"{len(unlabelled)} of {len(samples)} samples lack an answer to compare with (the "
+            f"first: {unlabelled[0]}); give them one, or leave them out"
         )
     for sample in samples if metric == "multiple_choice" else ():
         if not any(option_labelled(truth, sample.options) for truth in sample.truths):
             raise EvaluationError(
                 f"the answer {sample.truths[0]!r} of sample {sample.id} is none of its options "
-                f"{list(sample.options)}; name the columns of answer and options, or use another "
-                "metric"
+                f"{list(sample.options)}; name the columns with --columns answer=...,options=..., "
+                "or use another metric"
             )
 
 
@@ -199,18 +211,9 @@ def scored(metric: str, samples: Sequence[Sample], answers: Sequence[Answer]) ->
     ]
 
 
-def write_evaluation(path: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all.
-
-    Args:
-        path: of the file.
-        evaluation: what was measured.
-        about: on what and how: model, data, settings, versions.
-
-    Raises:
-        EvaluationError: the file cannot be written.
-    """
-    write_plain(path, {"format": FORMAT, **about, **evaluation.to_plain()})
+def content_of_file(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `evaluation.json` holds: what was measured, and on what and how."""
+    return {"format": FORMAT, **about, **evaluation.to_plain()}
 
 
 def write_plain(path: Path, content: Mapping[str, Any]) -> None:
