@@ -1,4 +1,4 @@
-"""Plain strategies: all at the budget, each ranked as its name says."""
+"""Baselines: all at the budget, each ranked as its name says."""
 
 from __future__ import annotations
 

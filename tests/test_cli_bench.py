@@ -47,7 +47,7 @@ def test_a_checkpoint_is_measured_and_written(world: World, tmp_path: Path) -> N
         "of what FLOPs allow",
         "tokens after it",
         "whole answer",
-        "key-value cache",
+        "KV cache",
         "peak memory",
     ):
         assert word in result.stdout

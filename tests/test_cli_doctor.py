@@ -149,7 +149,7 @@ def test_a_search_checks_once_and_remembers(
 ) -> None:
     first = run(*world.search(tmp_path / "one", "--trials", "1"))
     assert first.exit_code == 0, first.stderr
-    assert "checking that pruning is right" in first.stderr
+    assert "checking that pruning is correct" in first.stderr
     [kept] = (cache / "self-checks").iterdir()
     assert json.loads(kept.read_text())["passed"]
 

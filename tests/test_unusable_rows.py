@@ -88,7 +88,7 @@ def test_evaluate_asks_the_others_and_says_so(world: World, tmp_path: Path) -> N
     assert (stored["data"]["samples"], stored["data"]["skipped"]) == (12, 3)
     assert stored["data"]["sha256"] == usable(world).sha256
     assert stored["data"]["note"] == note
-    # the whole model and the strategy were asked the very same questions
+    # the unpruned model and the strategy were asked the very same questions
     lines = [json.loads(line) for line in (tmp_path / run_folder.ANSWERS).read_text().splitlines()]
     asked: dict[str, list[str]] = {}
     for line in lines:

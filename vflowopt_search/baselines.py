@@ -1,4 +1,4 @@
-"""Plain strategies that every search is compared with, at the very same budget (algorithms 3)."""
+"""Baselines that every search is compared with, at the very same budget (algorithms 3)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def baseline_strategies(facts: ModelFacts, retain: float) -> dict[str, Strategy]
 
 
 def baseline(name: str, facts: ModelFacts, retain: float) -> Strategy:
-    """One plain strategy; besides those of `baseline_strategies`, the published ones.
+    """One baseline; besides those of `baseline_strategies`, the published ones.
 
     `fastv` keeps everything up to decoder layer 2 and then goes by the attention of the last
     prompt token; `pyramiddrop` does so at 1/4, 1/2 and 3/4 of the depth, by a constant factor.

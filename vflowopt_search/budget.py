@@ -205,7 +205,7 @@ def kv_bytes(
     *,
     bytes_per_value: int = 2,
 ) -> int:
-    """Bytes of one sample's key-value cache after the prefill, grouped-query sharing counted.
+    """Bytes of one sample's KV cache after the prefill, grouped-query sharing counted.
 
     Raises:
         BudgetError: not one count of visual tokens per decoder layer.

@@ -2,9 +2,9 @@
 
 LLaVA-OneVision-7B's shape with random weights, made where they are used, and one image of
 2340 x 1800 pixels, which takes about as many visual tokens as a base view and nine tiles.
-The published strategies and the plain attention baseline at the same budgets, each by turns with
-the unpruned model: time to the first token and of the decoder alone, beside what the FLOP count
-allows; bytes of the key-value cache; peak memory. Then trials per hour. The rows go to a table
+The published strategies and the plain attention baseline at the same budgets, each in
+alternation with the unpruned model: time to first token and of the decoder alone, beside what
+the FLOP count allows; bytes of the KV cache; peak memory. Then trials per hour. The rows go to a table
 that names the machine, the versions and the commit.
 
 The published speed-ups of the prefill, on an A100 (VFlowOpt): 1.8, 3.2 and 3.8 at 50, 25 and 10 %.
@@ -135,7 +135,7 @@ def strategies_on(subject: Subject, *, published_for_it: bool) -> dict[str, Stra
 def trial_seconds(
     objective: Objective, strategies: Sequence[Strategy], repeats: int
 ) -> tuple[list[Spread], float]:
-    """Seconds of full trials of each strategy, by turns; and of the first one before them.
+    """Seconds of full trials of each strategy, in alternation; and of the first one before them.
 
     The first one computes the attention maps, which are paid once.
     """

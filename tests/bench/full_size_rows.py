@@ -92,7 +92,7 @@ class Row:
 def speed_rows(
     subject: Subject, name: str, strategy: Strategy, size: Size, repeats: int
 ) -> Iterator[Row]:
-    """Both sides of one strategy, by turns."""
+    """Both sides of one strategy, in alternation."""
     adapter = adapter_for(subject.model)
     prompts = by_processor(adapter, subject.processor)
     plan = Plan(resolutions=(size,), new_tokens=2, repeats=repeats)

@@ -90,7 +90,7 @@ def shape_with_encoder(model: Any) -> ModelShape:
 
 
 def prefill_cost(subject: Subject, strategy: Strategy, inputs: Any, repeats: int) -> PrefillCost:
-    """Unpruned and pruned prefill by turns."""
+    """Unpruned and pruned prefill in alternation."""
     other, shape = twin(subject.model), shape_with_encoder(subject.model)
     turns = []
     with torch.inference_mode(), pruned(subject.model, strategy) as applied:

@@ -1,6 +1,6 @@
 """The search as VFlowOpt published it, in our own words (VFlowOpt sections 1.1 to 1.5).
 
-One sample at a time; in every trial the whole model and its vision encoder run again; recycling
+One sample at a time; in every trial the unpruned model and its vision encoder run again; recycling
 walks over grid cells in Python; the last ratio follows from the budget; a Gaussian process with
 27 random starts proposes. It stands beside our own search in `tests.bench.search_cost`, and
 serves LLaVA-OneVision only, as the original does.
@@ -109,7 +109,7 @@ class PublishedLoop:
         """Mean over the samples of 1 - cosine at the last prompt token."""
         total = 0.0
         for inputs in self.inputs:
-            with self.phases.during("whole model"):
+            with self.phases.during("unpruned model"):
                 whole = self._whole(inputs)
             pruned = self._pruned(inputs, proposal)
             similarity = torch.cosine_similarity(whole.float(), pruned.float(), dim=0)

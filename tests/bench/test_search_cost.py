@@ -93,12 +93,12 @@ def test_a_trial_of_ours_has_all_phases_and_pays_the_maps_once(subject: Subject)
 
 def test_full_trials_of_both_by_phase(subject: Subject, capsys: pytest.CaptureFixture[str]) -> None:
     costs = trial_costs(loop_of(subject, 0.1), subject, PROPOSALS)
-    assert {"whole model", "vision encoder", "decoder"} <= set(costs.theirs[0])
+    assert {"unpruned model", "vision encoder", "decoder"} <= set(costs.theirs[0])
     assert MAPS not in costs.ours[0]
     assert costs.ratio > 1
     print_trials(costs, subject.name, 0.1)
     printed = capsys.readouterr().out
-    assert "| published: whole model |" in printed and f"| ours: {DECODER} |" in printed
+    assert "| published: unpruned model |" in printed and f"| ours: {DECODER} |" in printed
 
 
 def test_the_ratio_is_the_median_over_pairs() -> None:

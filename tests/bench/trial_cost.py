@@ -1,4 +1,4 @@
-"""Seconds of a full trial, the published loop's and ours, of the same strategies by turns."""
+"""Seconds of a full trial, the published loop's and ours, of the same strategies in alternation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def proposals_of(loop: PublishedLoop, count: int) -> list[Proposal]:
 
 
 def trial_costs(loop: PublishedLoop, subject: Subject, proposals: list[Proposal]) -> TrialCosts:
-    """Run full trials of both by turns, after a trial of each that is not counted."""
+    """Run full trials of both in alternation, after a trial of each that is not counted."""
     loop.divergence(proposals[0])
     loop.phases.take()
     start, phases = time.process_time(), Phases()

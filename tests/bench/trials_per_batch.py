@@ -1,8 +1,8 @@
 """What measuring several strategies together brings.
 
 `python -m tests.bench.trials_per_batch [--help]`. The same strategies, drawn at random, are fully
-measured one by one and in batches, by turns. Prints trials per hour, the median ratio to one by
-one of the same turn, and the largest difference of any sample's divergence.
+measured one by one and in batches, in alternation. Prints trials per hour, the median ratio to
+one by one of the same turn, and the largest difference of any sample's divergence.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def difference(values: Sequence[Sequence[float]], others: Sequence[Sequence[floa
 def compare(
     objective: Objective, strategies: Sequence[Strategy], sizes: Sequence[int], repeats: int
 ) -> None:
-    """Measure by turns and print the table."""
+    """Measure in alternation and print the table."""
     expected = measured(objective, strategies, 1)  # also computes the attention maps
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     apart = dict.fromkeys(sizes, 0.0)

@@ -1,4 +1,4 @@
-"""The benchmark counts what is there, times both sides by turns, and refuses a no-op."""
+"""The benchmark counts what is there, times both sides in alternation, and refuses a no-op."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_cache_that_did_not_shrink_is_no_speed_up(monkeypatch: pytest.MonkeyPa
         return replace(timed_answer(adapter, inputs, new_tokens), kv_bytes=100)
 
     monkeypatch.setattr(rows, "timed_answer", answer)
-    with pytest.raises(BenchmarkError, match="left the key-value cache as large as that of the"):
+    with pytest.raises(BenchmarkError, match="left the KV cache as large as that of the"):
         measured(plan=Plan(resolutions=((56, 56),), new_tokens=2, repeats=1))
 
 

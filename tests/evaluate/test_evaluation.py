@@ -65,7 +65,7 @@ def test_answers_are_those_of_generate() -> None:
 
 
 def labelled(right: int) -> tuple[Sample, ...]:
-    """Samples of which the whole model answers the first few right."""
+    """Samples of which the unpruned model answers the first few right."""
     samples = small_set().samples
     answers = answered(whole=None)["whole"]
     return tuple(

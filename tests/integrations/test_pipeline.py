@@ -17,7 +17,7 @@ from vflowopt_search.deploy import prune, pruned
 from vflowopt_search.strategy import Importance
 from vflowopt_search.testbed.data import evaluation_scenes
 
-# so few tokens that the answers suffer: the whole model's would not pass for the pruned one's
+# so few tokens that the answers suffer: the unpruned model's would not pass for the pruned one's
 FEW = strategy_of((0, 0.03), importance=Importance(score="uniform"))
 ASKED = {"max_new_tokens": 4, "do_sample": False}
 

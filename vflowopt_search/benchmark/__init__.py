@@ -1,1 +1,1 @@
-"""Latency, throughput, cache and memory, measured unpruned and pruned by turns."""
+"""Latency, throughput, cache and memory, measured unpruned and pruned in alternation."""

@@ -57,7 +57,7 @@ class Side(Part):
     end_to_end_s: Spread
     """Seconds of the whole answer."""
     kv_bytes: int
-    """Bytes that the key-value cache holds after the prompt, counted on its tensors."""
+    """Bytes that the KV cache holds after the prompt, counted on its tensors."""
     peak_bytes: int | None
     """Most memory at any time, weights included: what torch allocated on a GPU, what the process
     held (resident) on a CPU under Linux; null where it cannot be measured."""
@@ -85,7 +85,7 @@ class Row(Part):
     retained: float | None
     """Share of the visual tokens alive, averaged over decoder layers, as it happened."""
     unpruned: Side | None
-    """The whole model; null where it ran out of memory."""
+    """The unpruned model; null where it ran out of memory."""
     pruned: Side | None
     """The pruned model; null where it ran out of memory or nothing was removed."""
     scoring_s: float | None = None

@@ -1,4 +1,4 @@
-"""One row of a benchmark: a kind of prompt, answered by the whole and the pruned model by turns.
+"""One row of a benchmark: a kind of prompt, answered by both models in alternation.
 
 Shape suffixes: B = rows of a batch, S = tokens of a prompt.
 """
@@ -35,7 +35,7 @@ def nothing_removed(strategy: Strategy) -> str:
 def nothing_freed(strategy: Strategy) -> str:
     """What is said where the engine counts fewer tokens, and the cache holds as much as before."""
     return (
-        f"strategy {strategy.name!r} left the key-value cache as large as that of the whole model, "
+        f"strategy {strategy.name!r} left the KV cache as large as that of the unpruned model, "
         "so that nothing it says about time would be a speed-up; check the model with "
         "`vflowopt-search doctor`"
     )
@@ -94,7 +94,7 @@ class Rows:
         )
 
     def _repeat(self, inputs: dict[str, Any], sides: dict[bool, _Measured]) -> None:
-        """Let both sides answer by turns."""
+        """Let both sides answer in alternation."""
         for number in range(self.plan.repeats):
             for prunes in (False, True) if number % 2 else (True, False):
                 side = sides[prunes]

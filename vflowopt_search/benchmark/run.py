@@ -1,4 +1,4 @@
-"""The whole and the pruned model by turns, on every kind of prompt asked for."""
+"""The unpruned and the pruned model in alternation, on every kind of prompt asked for."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def benchmark(
 ) -> Benchmark:
     """Measure a model with and without a strategy.
 
-    Both sides answer the same prompts by turns, after a warm-up, so that what else happens on the
-    machine meets both. Memory is measured in answers that are not timed.
+    Both sides answer the same prompts in alternation, after a warm-up, so that other load on the
+    machine affects both. Memory is measured in answers that are not timed.
 
     Args:
         model: a loaded model of a supported family.
-        strategy: what to compare with the whole model.
+        strategy: what to compare with the unpruned model.
         prompts: makes its inputs.
         plan: what to measure.
         name: what the model is called in the file.

@@ -61,8 +61,8 @@ def program(
 ) -> None:
     """Find which visual tokens a multimodal model can drop, and deploy what was found.
 
-    Example: [bold]vflowopt-search search[/bold] finds a strategy for the small model that
-    comes with the package, in a few minutes, offline.
+    Example: [bold]vflowopt-search search[/bold] finds a strategy for the bundled small
+    model, in a few minutes, offline.
     """
     quiet_libraries()
 

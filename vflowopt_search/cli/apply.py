@@ -78,7 +78,7 @@ def apply(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt, without and with a strategy: text, tokens, time.
+    """Answer a prompt with and without a strategy: text, visual tokens, time.
 
     Example: vflowopt-search apply runs/quickstart
 
@@ -179,7 +179,7 @@ def asked(
 def answers(
     loaded: tuple[Any, Any], strategy: Strategy, sample: Sample, max_new_tokens: int
 ) -> tuple[Answer, Answer]:
-    """The answer of the whole model and of the pruned one, each timed after a warm-up."""
+    """The answer of the unpruned model and of the pruned one, each timed after a warm-up."""
     from vflowopt_search.adapters.registry import adapter_for
     from vflowopt_search.calibration.encoding import encode
     from vflowopt_search.deploy import pruned

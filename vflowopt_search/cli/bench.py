@@ -1,4 +1,4 @@
-"""`bench`: what a strategy saves, measured beside the whole model."""
+"""`bench`: what a strategy saves, measured beside the unpruned model."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def bench(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what a strategy saves: first token, tokens a second, cache, memory, FLOPs.
+    """Measure what a strategy saves: time to first token, throughput, KV cache, memory, FLOPs.
 
-    The whole and the pruned model answer by turns. With --random-init no weights are needed for
-    full-size figures. What is measured is written to --output after every kind of prompt.
+    The unpruned and the pruned model answer in alternation. With --random-init, full-size figures
+    need no weights. Results are written to --output after every kind of prompt.
 
     Example: vflowopt-search bench runs/quickstart --model testbed
     """

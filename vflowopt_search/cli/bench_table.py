@@ -34,7 +34,7 @@ def rendered(found: Benchmark) -> list[str | Table | Text]:
         f"[bold]{escape(found.strategy)}[/bold] on {escape(found.model)} "
         f"({found.model_type}{weights}, {_bytes(found.weight_bytes)})",
         f"{found.device}{threads}, {found.dtype}, {found.attention} attention; answers of "
-        f"{found.new_tokens} tokens; {found.repeats} runs of each side, by turns",
+        f"{found.new_tokens} tokens; {found.repeats} runs of each side, in alternation",
     ]
     for row in found.rows:
         parts += ["", _title(row)]
@@ -69,7 +69,7 @@ def lines(row: Row) -> list[Line]:
             _times(row.decode_speed_up),
         ),
         _timed(row, "whole answer", lambda s: s.end_to_end_s, row.end_to_end_speed_up),
-        _counted(row, "key-value cache", lambda s: s.kv_bytes, _bytes),
+        _counted(row, "KV cache", lambda s: s.kv_bytes, _bytes),
         _counted(row, "peak memory", lambda s: s.peak_bytes, _bytes),
         _counted(row, "decoder FLOPs", lambda s: s.prefill_flops, _flops),
     ]

@@ -1,4 +1,4 @@
-"""What `evaluate` is asked to compare: strategy files, run folders, and plain strategies."""
+"""What `evaluate` is asked to compare: strategy files, run folders, and baselines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Candidates:
 
     Args:
         files: name to strategy, in the order in which they were named.
-        baselines: names of plain strategies.
+        baselines: names of baselines.
         run: the first run folder among what was named.
     """
 
@@ -40,7 +40,7 @@ class Candidates:
         return named[0] if named else None
 
     def budget(self, retain: float | None, depth: int) -> float:
-        """The budget of the plain strategies: as typed, else that of the first file.
+        """The budget of the baselines: as typed, else that of the first file.
 
         Raises:
             typer.BadParameter: neither is there.
@@ -53,20 +53,20 @@ class Candidates:
         return mean_retained(next(iter(self.files.values())).stages, depth)
 
     def require_budget(self, retain: float | None) -> None:
-        """Refuse plain strategies without a budget, which needs no model.
+        """Refuse baselines without a budget, which needs no model.
 
         Raises:
             typer.BadParameter: none was typed, and there is no file that has one.
         """
         if retain is None and not self.files:
             raise typer.BadParameter(
-                "plain strategies alone have no budget; say which share of the visual tokens to "
+                "baselines alone have no budget; say which share of the visual tokens to "
                 "keep, as --retain 0.10",
                 param_hint="--retain",
             )
 
     def strategies(self, facts: ModelFacts, retain: float | None) -> dict[str, Strategy]:
-        """All strategies by name, the plain ones at the budget of the others.
+        """All strategies by name, the baselines at the budget of the others.
 
         Raises:
             StrategyError: a strategy is for another model, or a plain one cannot be had.
@@ -120,7 +120,7 @@ def _known_baseline(name: str) -> str:
 
 
 def _free(name: str, taken: dict[str, Strategy]) -> str:
-    """The name, numbered when it is taken; `unpruned` is the whole model's."""
+    """The name, numbered when it is taken; `unpruned` is the unpruned model's."""
     number, free = 1, name
     while free in taken or free == "unpruned":
         number += 1

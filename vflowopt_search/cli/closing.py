@@ -1,4 +1,4 @@
-"""The end of `search`: the best beside plain strategies; what is measured is on disk at once.
+"""The end of `search`: the best beside baselines; what is measured is on disk at once.
 
 Divergences and answers are kept batch by batch, in the ledgers of the folder; the summary and the
 baselines are written again after each strategy. So a run that is killed here has lost nothing: the

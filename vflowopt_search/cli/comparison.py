@@ -1,4 +1,4 @@
-"""The found strategy beside plain ones at the same budget, and beside the whole model."""
+"""The found strategy beside baselines at the same budget, and beside the unpruned model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
         divergence: mean over all calibration samples, lower is better; None where not measured.
         held_out: mean divergence over samples that no trial saw; None where not measured.
         accuracy: share of held-out questions answered right; None where not measured.
-        accuracy_kept: accuracy relative to the whole model's; None where not measured.
+        accuracy_kept: accuracy relative to the unpruned model's; None where not measured.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Columns:
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Columns:
-        """What rows say; the whole model is no strategy, but has an accuracy."""
+        """What rows say; the unpruned model is no strategy, but has an accuracy."""
         columns = cls()
         for row in rows:
             for name, column in vars(columns).items():
@@ -65,7 +65,7 @@ class Columns:
         return columns
 
     def rows(self, retain: float, names: Iterable[str]) -> tuple[Row, ...]:
-        """The whole model first where its accuracy is known, then each strategy."""
+        """The unpruned model first where its accuracy is known, then each strategy."""
         whole = self.accuracy.get(UNPRUNED)
         nothing = 0.0 if self.held_out else None
         first = () if whole is None else (Row(UNPRUNED, 1.0, 0.0, nothing, whole, 1.0),)
@@ -83,7 +83,7 @@ class Comparison:
     """The rows, as far as they are measured.
 
     Attributes:
-        rows: the whole model where its accuracy is known, then each strategy.
+        rows: the unpruned model where its accuracy is known, then each strategy.
         wanted: columns that all rows will have, and `overlays` where they will be recorded.
         complete: whether all of that is there, for the best of all trials that were asked for.
     """
@@ -127,7 +127,7 @@ def accuracies(
     ledger: Ledger,
     on_step: OnStep,
 ) -> dict[str, float]:
-    """Share of right answers with each strategy, and of the whole model as `unpruned`."""
+    """Share of right answers with each strategy, and of the unpruned model as `unpruned`."""
     from vflowopt_search.evaluate.answers import Asking
     from vflowopt_search.evaluate.evaluation import evaluate
 
@@ -137,7 +137,7 @@ def accuracies(
 
 
 def baselines(comparison: Sequence[Row]) -> dict[str, float]:
-    """Divergence of the plain strategies among the rows."""
+    """Divergence of the baselines among the rows."""
     return {
         row.name: row.divergence
         for row in comparison
@@ -176,7 +176,7 @@ def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]
         )
     if any(row.accuracy is not None for row in comparison):
         lines.append(
-            "accuracy: exact match on held-out questions; accuracy kept: over the whole model's"
+            "accuracy: exact match on held-out questions; accuracy kept: over the unpruned model's"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has and can be done with it, and whether a model is pruned right."""
+"""`doctor`: what this machine can do, and whether a model is pruned correctly on it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def doctor(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what is usable here or, of a model, whether it is pruned right; exit code 1 if not.
+    """Check this installation or, given a model, whether it is pruned correctly; exits 1 if not.
 
     Example: vflowopt-search doctor
 

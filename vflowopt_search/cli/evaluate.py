@@ -36,7 +36,7 @@ Named = Annotated[
     list[str],
     typer.Argument(
         metavar="STRATEGY...",
-        help="Strategy files, output folders of a search, or plain strategies at the same budget: "
+        help="Strategy files, output folders of a search, or baselines at the same budget: "
         "baseline:random, baseline:uniform, baseline:attention, baseline:fastv, "
         "baseline:pyramiddrop; baseline:random:1 is another draw than baseline:random.",
     ),
@@ -45,14 +45,14 @@ Retain = Annotated[
     float | None,
     typer.Option(
         callback=typed.share,
-        help="Budget of the plain strategies, above 0 up to 1; that of the first file unless said.",
+        help="Retention ratio of the baselines, in (0, 1]. Default: that of the first file.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses samples, draws resamples.")]
 Output = Annotated[
     Path | None,
     typer.Option(
-        help="Folder; that of the search, else runs/NAME-evaluation, unless said.",
+        help="Folder. Default: that of the search, else runs/NAME-evaluation.",
         rich_help_panel="Where results go",
     ),
 ]
@@ -68,11 +68,11 @@ class EvaluationJob:
         data: the labelled samples.
         metric: how answers are scored.
         output: folder of the results.
-        retain: budget of the plain strategies; None is that of the first file.
+        retain: budget of the baselines; None is that of the first file.
         max_new_tokens: longest answer.
         batch_size: samples asked together; None chooses.
         cache: folder in which a passed self-check is remembered; None is the user's.
-        self_check: make sure that the model is pruned right, before anything is measured.
+        self_check: make sure that the model is pruned correctly, before anything is measured.
     """
 
     candidates: Candidates
@@ -117,7 +117,7 @@ def evaluate(
 ) -> None:
     """Measure what strategies cost in accuracy: the same questions, with and without pruning.
 
-    Answers are kept as they come: the same command again asks only what is missing.
+    Answers are stored as they come: the same command resumes where it stopped.
 
     Example: vflowopt-search evaluate runs/quickstart baseline:random --by type
 
@@ -244,13 +244,13 @@ def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict
 def checked_model(
     source: ModelSource, cache: Path | None, shown: Display, *, self_check: bool
 ) -> tuple[Any, Any]:
-    """Model and processor, once it is sure that the model is pruned right."""
+    """Model and processor, once it is sure that the model is pruned correctly."""
     from vflowopt_search.reference.cache import default_cache
 
     quiet_progress_bars()
     loaded = load(source)
     if self_check:
-        shown.phase("checking that pruning is right on this model")
+        shown.phase("checking that pruning is correct on this model")
         check_once(*loaded, cache or default_cache())
     return loaded
 

@@ -27,7 +27,7 @@ _COLUMNS = (
 
 
 def compared(evaluation: Evaluation) -> Table:
-    """The whole model first, then every strategy."""
+    """The unpruned model first, then every strategy."""
     whole = [
         "unpruned",
         "100.0%",
@@ -46,11 +46,10 @@ def explained(evaluation: Evaluation) -> list[str]:
     results = evaluation.results
     tests = ", ".join(sorted({result.test.name for result in results}))
     lines = [
-        "accuracy kept: accuracy over that of the whole model; its interval by bootstrap over "
-        "images",
+        "accuracy kept: relative to the unpruned model, with a 95 % bootstrap interval over images",
         f"p: chance of a difference at least as large if pruning changed nothing ({tests})",
-        "speed: answers a second over those of the whole model; `bench` counts the vision encoder "
-        "in",
+        "speed: answers per second relative to the unpruned model, without the vision encoder, "
+        "which `bench` includes",
     ]
     if any(result.name.partition(":")[0] == "random" for result in results):
         lines.append(
@@ -59,12 +58,12 @@ def explained(evaluation: Evaluation) -> list[str]:
         )
     if any(result.kept is not None and result.kept.high > 1 for result in results):
         lines.append(
-            "above 100 %: of some images drawn by the bootstrap the pruned model answers more "
-            "rightly"
+            "above 100 %: in some bootstrap resamples the pruned model scores higher than the "
+            "unpruned one"
         )
     if not evaluation.unpruned:
         lines.append(
-            "accuracy kept is empty: the whole model answered nothing rightly; try another "
+            "accuracy kept is empty: the unpruned model got every answer wrong; try another "
             "--metric or an --instruction"
         )
     return lines

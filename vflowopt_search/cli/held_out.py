@@ -1,4 +1,4 @@
-"""The held-out half of `search`: samples that no trial sees, for the best and the plain ones."""
+"""The held-out half of `search`: samples that no trial sees, for the best and the baselines."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class HeldOut:
 
         if self.samples is None:
             return None
-        self.shown.phase("measuring the whole model on held-out samples", len(self.samples))
+        self.shown.phase("measuring the unpruned model on held-out samples", len(self.samples))
         with self._finding_faults():
             objective = objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
             return KeptObjective(objective, objective.calibration.samples, self.ledger)

@@ -93,7 +93,7 @@ class Job:
         held_out: measure the best strategy on samples that no trial sees.
         halve: where fewer than twice the recipe's samples can be used, search on half of them.
         accuracy: measure accuracy on held-out questions, which only the shipped model has.
-        self_check: make sure that the model is pruned right, before anything is measured.
+        self_check: make sure that the model is pruned correctly, before anything is measured.
     """
 
     recipe: StudyRecipe

@@ -53,7 +53,7 @@ def models(refused: Refused = False, as_json: Json = False) -> None:
 
 
 def spaces(as_json: Json = False) -> None:
-    """List the search spaces that come with the package.
+    """List the bundled search spaces.
 
     Example: vflowopt-search search --space keep-ratios-only
     """

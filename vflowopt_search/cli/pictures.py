@@ -36,7 +36,7 @@ def write_command(job: Job) -> None:
 
 
 def write_baselines(job: Job, rows: Sequence[Row]) -> None:
-    """Write the divergence of the plain strategies, where they were measured.
+    """Write the divergence of the baselines, where they were measured.
 
     Raises:
         StudyError: the file cannot be written.

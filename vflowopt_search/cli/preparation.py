@@ -65,9 +65,9 @@ def prepare(job: Job, shown: Display) -> Prepared:
     quiet_progress_bars()
     loaded = load(job.source)
     if job.self_check:
-        shown.phase("checking that pruning is right on this model")
+        shown.phase("checking that pruning is correct on this model")
         check_once(*loaded, job.cache or default_cache())
-    shown.phase("measuring the whole model", len(chosen))
+    shown.phase("measuring the unpruned model", len(chosen))
     objective = objective_on(job, loaded, chosen, shown)
     if objective.calibration.refused:
         shown.phase(f"note: {objective.calibration.note}")

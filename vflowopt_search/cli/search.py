@@ -51,9 +51,9 @@ def search(
     self_check: options.SelfCheck = True,
     as_json: options.Json = False,
 ) -> None:
-    """Find which visual tokens a model can drop, at an exact budget, and write the strategy.
+    """Find which visual tokens a model can drop at an exact budget; writes the strategy.
 
-    The same command again goes on where it stopped, and ends at once when all trials are done.
+    The same command resumes an interrupted search, and exits at once when all trials are done.
 
     Example: vflowopt-search search
 

@@ -36,7 +36,7 @@ class Summary:
         interrupted: whether Ctrl-C ended the run.
         trials: number of trials by how they ended, `asked` and `done`.
         best: trial, divergence and fingerprint of the best strategy; None when there is none.
-        comparison: the found strategy beside plain ones; null where it is still to be measured.
+        comparison: the found strategy beside baselines; null where it is still to be measured.
         wanted: columns that the comparison will have, and `overlays` where they will be recorded.
         complete: whether all trials are done and all of that is measured; the same command goes on
             with what is missing.

@@ -43,7 +43,7 @@ Run = Annotated[
 ]
 Calibration = Annotated[
     str | None,
-    typer.Option(help="Samples to measure divergences on; unless said, some of --data."),
+    typer.Option(help="Samples to measure divergences on. Default: some of --data."),
 ]
 NumStrategies = Annotated[
     int, typer.Option("--strategies", min=8, help="How many strategies to look at.")
@@ -55,12 +55,12 @@ NumQuestions = Annotated[
     int, typer.Option("--questions", min=1, help="How many labelled samples, of other images.")
 ]
 Space = Annotated[
-    str | None, typer.Option(help="Space of the fresh strategies; that of the search unless said.")
+    str | None, typer.Option(help="Space of the fresh strategies. Default: that of the search.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses strategies and samples, draws resamples.")]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Folder; RUN unless said.", rich_help_panel="Where results go"),
+    typer.Option(help="Folder. Default: RUN.", rich_help_panel="Where results go"),
 ]
 
 
@@ -104,11 +104,11 @@ def validate(
     self_check: options.SelfCheck = True,
     as_json: options.Json = False,
 ) -> None:
-    """Tell how well each divergence predicts accuracy, and on how many samples.
+    """Measure how well each divergence predicts accuracy, by number of samples.
 
-    A spread of a study's strategies, and fresh ones, are measured by every divergence and asked
-    labelled questions about other images. What was measured is kept: the same command again
-    measures only what is missing.
+    A spread of the study's strategies, and fresh ones, are measured by every divergence and asked
+    labelled questions about other images. Results are stored as they come: the same command
+    resumes where it stopped.
 
     Example: vflowopt-search validate runs/quickstart --questions 400
     """
@@ -195,7 +195,7 @@ def validated(
     check_labels(questions.samples, job.metric)
     shown.phase(f"loading {job.source.name}")
     loaded = checked_model(job.source, job.cache, shown, self_check=job.self_check)
-    shown.phase("measuring the whole model", len(calibration))
+    shown.phase("measuring the unpruned model", len(calibration))
     objective = validation_objective(job, loaded, calibration, shown)
     chosen = chosen_strategies(job, tried, objective)
     calibration = objective.calibration

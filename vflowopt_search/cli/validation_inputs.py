@@ -38,7 +38,7 @@ class ValidationJob:
         max_new_tokens: longest answer.
         batch_size: samples run together; None chooses.
         cache: folder of what no strategy changes; None is the user's.
-        self_check: make sure that the model is pruned right, before anything is measured.
+        self_check: make sure that the model is pruned correctly, before anything is measured.
     """
 
     run: Path
@@ -156,7 +156,7 @@ def _own(source: str, job: ValidationJob) -> CalibrationSet:
 def validation_objective(
     job: ValidationJob, loaded: tuple[Any, Any], calibration: CalibrationSet, shown: Display
 ) -> Objective:
-    """The whole model measured once, also along its answers."""
+    """The unpruned model measured once, also along its answers."""
     from vflowopt_search.evaluate.validation import MODEL_METRIC
     from vflowopt_search.objective import build_objective
     from vflowopt_search.reference.cache import default_cache

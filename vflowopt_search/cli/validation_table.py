@@ -47,7 +47,7 @@ def caution(validation: Validation) -> str:
     """One line where so little was measured that no order of divergences shows; else empty."""
     if not validation.unpruned:
         return (
-            "caution: the whole model answered nothing rightly, so that there is no accuracy to "
+            "caution: the unpruned model got every answer wrong, so that there is no accuracy to "
             "predict; try another --metric or an --instruction"
         )
     few = [

@@ -35,7 +35,7 @@ class Group:
     Attributes:
         name: value of the column that groups.
         samples: how many there are.
-        unpruned: mean score of the whole model.
+        unpruned: mean score of the unpruned model.
         accuracy: mean score with the strategy.
         kept: the second over the first with its interval; None where the first is 0.
     """
@@ -56,11 +56,11 @@ class Result:
         strategy_sha256: fingerprint of what it prunes, shortened.
         retained: share of visual tokens alive, mean over layers and samples, as it happened.
         accuracy: mean score.
-        kept: accuracy over that of the whole model with its interval; None where that is 0.
-        test: whether the scores differ from the whole model's.
-        agreement: share of answers that are those of the whole model.
-        speed: answers per second over those of the whole model on the same batches, vision encoder
-            left out; None where they were not timed together.
+        kept: accuracy over that of the unpruned model with its interval; None where that is 0.
+        test: whether the scores differ from the unpruned model's.
+        agreement: share of answers that are those of the unpruned model.
+        speed: answers per second over those of the unpruned model on the same batches, without the
+            vision encoder; None where they were not timed together.
         groups: by name.
         worst_group: the one of `FEW` samples or more that keeps least; None without groups.
     """
@@ -79,17 +79,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Strategies and the whole model on the same samples.
+    """Strategies and the unpruned model on the same samples.
 
     Attributes:
         metric: how answers were scored.
         samples: how many were asked.
         images: how many different ones they show, those that samples show together counted once;
             the unit of intervals and tests.
-        unpruned: mean score of the whole model.
+        unpruned: mean score of the unpruned model.
         results: of each strategy.
         seed: of resampling.
-        answers: name (`unpruned` for the whole model) to all answers; not in the file.
+        answers: name (`unpruned` for the unpruned model) to all answers; not in the file.
         scores: the same, for scores.
         refusals: number of a sample to why the processor did not take it; the file has their ids.
     """
@@ -124,7 +124,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Ask the whole model and every strategy the same questions, and compare.
+    """Ask the unpruned model and every strategy the same questions, and compare.
 
     A sample that the processor does not take is asked of none (see `Asking.strict`).
 
@@ -243,7 +243,7 @@ class _Comparison:
     seed: int
 
     def result(self, name: str, strategy_sha256: str) -> Result:
-        """One strategy beside the whole model."""
+        """One strategy beside the unpruned model."""
         whole, pruned = self.scores[UNPRUNED], self.scores[name]
         groups = self._groups(name)
         telling = [group for group in groups if group.kept is not None and group.samples >= FEW]

@@ -16,7 +16,7 @@ WINDOW = 256
 """Samples whose images are held encoded at a time."""
 
 Strategies = Mapping[str, Strategy | None]
-"""Name to strategy; None is the whole model."""
+"""Name to strategy; None is the unpruned model."""
 
 
 @dataclass(frozen=True)

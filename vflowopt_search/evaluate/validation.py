@@ -54,7 +54,7 @@ class Validation:
         metric: how answers were scored.
         calibration_samples: on which divergences were measured.
         questions: on which accuracy was measured, about other images.
-        unpruned: accuracy of the whole model.
+        unpruned: accuracy of the unpruned model.
         points: the strategies.
         predictions: each divergence at each number of calibration samples.
         seed: of all draws.

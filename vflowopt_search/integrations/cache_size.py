@@ -1,4 +1,4 @@
-"""What a key-value cache takes, read from the cache itself.
+"""What a KV cache takes, read from the cache itself.
 
 Shape suffixes: B = rows, H = heads, K = tokens held, D = features.
 """

@@ -36,7 +36,7 @@ class Reply:
         text_tokens: tokens of the prompt that are not visual, padding left out.
         visual_tokens: visual tokens of the prompt, before pruning.
         tokens_per_layer: visual tokens that each decoder layer held.
-        planned_kv_bytes: key-value cache of this prompt and answer, had it been alone.
+        planned_kv_bytes: KV cache of this prompt and answer, had it been alone.
         kv_bytes: its share of what was allocated for the batch, padding included; None where the
             cache does not say (see `allocated_bytes`).
     """

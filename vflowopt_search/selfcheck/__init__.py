@@ -1,1 +1,1 @@
-"""Whether a model is pruned right on this machine, measured on the model itself."""
+"""Whether a model is pruned correctly on this machine, measured on the model itself."""

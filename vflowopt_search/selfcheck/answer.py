@@ -34,7 +34,7 @@ class Answer:
 def pruned_answer(
     adapter: Adapter, inputs: Mapping[str, Any], strategy: Strategy | None
 ) -> tuple[Answer, LastPrefill | None]:
-    """The answer under a strategy, or of the whole model, and what was pruned."""
+    """The answer under a strategy, or of the unpruned model, and what was pruned."""
     if strategy is None:
         return answer(adapter, inputs), None
     engine = PruningEngine(adapter, strategy, Applied())

@@ -32,7 +32,7 @@ from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import find_strategy, strategy_beside
 
 UNPRUNED = "none"
-"""What `strategy` says for the whole model."""
+"""What `strategy` says for the unpruned model."""
 
 
 class VFlowOpt(lmms):
