@@ -20,7 +20,8 @@ from tests.fake_study import SPACE
 from tests.families import tiny
 from tests.small_set import small_set
 from vflowopt_search.errors import DivergenceError, ModelError
-from vflowopt_search.objective import Objective, Room, build_objective
+from vflowopt_search.objective import Objective, build_objective
+from vflowopt_search.reference.halving import Room
 from vflowopt_search.reference.prepared import _moved
 from vflowopt_search.strategy import Strategy
 

@@ -81,7 +81,7 @@ def test_a_search_measures_there_what_it_measures_on_the_cpu(
     monkeypatch.setattr(along_answer, "ANSWER_TOKENS", 2)
     monkeypatch.setattr(stored_attention, "takes_less_as_map", lambda _: form == "map")
     model = model_of(name)
-    here = objective_on(model, name, metric)
+    here = objective_on(model, name, metric, tmp_path)  # which serves no other device
     strategies = drawn(here)
     expected = here.measure_many(strategies, range(SIZE))
     if place == "device":

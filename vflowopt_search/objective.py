@@ -6,13 +6,12 @@ Shape suffixes: B = samples of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vflowopt_search.adapters.base import Adapter
@@ -22,7 +21,7 @@ from vflowopt_search.calibration.refusals import taken_by
 from vflowopt_search.calibration.samples import CalibrationSet
 from vflowopt_search.deploy import attached_engine, attached_together
 from vflowopt_search.divergence import ANSWER_METRICS, divergence
-from vflowopt_search.errors import CalibrationError, OutOfMemoryError
+from vflowopt_search.errors import CalibrationError
 from vflowopt_search.pruning.mixed import MixedEngine
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.single import PruningEngine
@@ -34,8 +33,9 @@ from vflowopt_search.reference.along_answer import (
 )
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress
+from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.reference.offered_layers import OfferedLayers
-from vflowopt_search.reference.placement import settled
+from vflowopt_search.reference.placement import settled, settled_readout
 from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.reference.readout import NEEDS_LAYERS, NEEDS_LOGITS, read_out
 from vflowopt_search.reference.shelf import cache_folder, map_shelf
@@ -44,21 +44,6 @@ from vflowopt_search.reference.unpruned import Reference, build_reference
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import ModelIdentity, PixelScale, Strategy
-
-
-class Room:
-    """How many rows are run together: what was asked, less what did not fit in memory before."""
-
-    def __init__(self) -> None:
-        self.most: int | None = None
-
-    def rows(self, asked: int) -> int:
-        """Rows of the next batch, of the number asked."""
-        return asked if self.most is None else min(asked, self.most)
-
-    def was_too_small(self, num_rows: int) -> None:
-        """Remember that so many rows did not fit; half of them may."""
-        self.most = (num_rows + 1) // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,24 +121,17 @@ class Objective:
         return [(number, i) for i in ordered for number in range(num_strategies)]
 
     def _in_batches(
-        self, left: Sequence[Row], asked: int, measure: Callable[[Sequence[Row]], Tensor]
+        self, rows: Sequence[Row], asked: int, measure: Callable[[Sequence[Row]], Tensor]
     ) -> dict[Row, float]:
         """Divergence of each row, `asked` of them at a time, or as many as fit in memory."""
+
+        def measured(batch: Sequence[Row]) -> dict[Row, float]:
+            rows = sorted(batch, key=itemgetter(0))  # a strategy's rows stand together
+            return dict(zip(rows, measure(rows).tolist(), strict=True))
+
         found: dict[Row, float] = {}
-        while left:
-            # a strategy's rows stand together
-            rows = sorted(left[: self.room.rows(asked)], key=itemgetter(0))
-            try:
-                found |= zip(rows, measure(rows).tolist(), strict=True)
-            except torch.OutOfMemoryError as error:
-                if len(rows) == 1:
-                    raise OutOfMemoryError(
-                        f"one sample (number {rows[0][1]}) does not fit in memory; use a smaller "
-                        "dtype, smaller images or another device"
-                    ) from error
-                self.room.was_too_small(len(rows))
-            else:
-                left = left[len(rows) :]
+        for _, values in in_halves(rows, asked, measured, self.room, number=itemgetter(1)):
+            found |= values
         return found
 
     def _at_prompt(self, engine: MixedEngine, rows: Sequence[Row]) -> Tensor:
@@ -161,7 +139,9 @@ class Objective:
         layers, logits = self.metric in NEEDS_LAYERS, self.metric in NEEDS_LOGITS
         inputs = self.source.feed_rows(engine, rows)
         pruned = read_out(self.adapter, inputs, layers=layers, logits=logits)
-        unpruned = self.reference.rows([i for _, i in rows], pruned.hidden_BLD.device)
+        unpruned = self.reference.rows(
+            [i for _, i in rows], pruned.hidden_BLD.device, layers=layers, logits=logits
+        )
         return divergence(self.metric, unpruned, pruned)
 
     def _along(
@@ -238,6 +218,7 @@ def build_objective(
         calibration = taken_by(processor, calibration)
         reference = build(calibration)
     prepared, answers = settled(reference.prepared), None
+    readout = settled_readout(reference.readout, adapter.backbone.device)
     if metric in ANSWER_METRICS:
         answers = build_answers(prepared, reference.key, cache=folder, progress=progress)
     shelf = map_shelf(reference.key, folder, cache_gb)
@@ -246,7 +227,7 @@ def build_objective(
         adapter=adapter,
         facts=_facts(prepared, identity_of(model, name), pixels, maps.offered),
         calibration=calibration,
-        reference=reference,
+        reference=replace(reference, readout=readout),
         source=SignalSource(prepared, maps),
         metric=metric,
         batch_size=batch_size or prepared.batch_size(),

@@ -11,8 +11,12 @@ from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
 from vflowopt_search.evaluate.answers import Asking
 from vflowopt_search.objective import build_objective
-from vflowopt_search.reference.fingerprint import SAMPLED, generation_sha256, weights_sha256
-from vflowopt_search.reference.unpruned import processor_sha256
+from vflowopt_search.reference.fingerprint import (
+    SAMPLED,
+    generation_sha256,
+    processor_sha256,
+    weights_sha256,
+)
 
 
 def test_how_answers_are_chosen_is_in_every_key(tmp_path: Any) -> None:

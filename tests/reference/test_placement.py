@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
 from vflowopt_search.objective import build_objective
-from vflowopt_search.reference.placement import free_memory, moved, place_for, settled
+from vflowopt_search.reference import placement
+from vflowopt_search.reference.placement import (
+    as_is,
+    free_memory,
+    moved,
+    mover,
+    pinned,
+    place_for,
+    settled,
+    settled_readout,
+)
 
 SIZE = st.integers(0, 2**40)
 
@@ -66,7 +76,27 @@ def test_what_samples_with_the_same_images_share_is_moved_once() -> None:
 def test_on_the_cpu_nothing_moves() -> None:
     objective = build_objective(tiny_model("llava"), tiny_processor("llava"), small_set())
     assert settled(objective.reference.prepared) is objective.reference.prepared
+    readout = objective.reference.readout
+    assert settled_readout(readout, torch.device("cpu")).hidden_BLD is readout.hidden_BLD
     assert 0 < free_memory() < 2**50
+
+
+@pytest.mark.parametrize(
+    ("free_device", "free_host", "place"),
+    [(1000, 0, "device"), (0, 1000, "pinned"), (0, 0, "as is")],
+)
+def test_all_that_waits_counts_together(
+    free_device: int, free_host: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_device, 10**6))
+    monkeypatch.setattr(placement, "free_memory", lambda: free_host)
+    one, other = torch.zeros(20), torch.zeros(20)
+    gpu = torch.device("cuda")
+    assert (mover([one, other, one], gpu) is as_is) == (place == "as is")
+    assert (mover([one, other, one], gpu) is pinned) == (place == "pinned")
+    assert mover([one] * 4, torch.device("cpu")) is as_is
+    double = [torch.zeros(40), torch.zeros(40)]
+    assert mover(double, gpu) is (pinned if place == "pinned" else as_is)
 
 
 def test_a_system_that_does_not_tell_its_memory_has_none_to_lock(

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from tests.small_set import small_set
+from tests.small_set import PROMPTS, small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for
@@ -79,6 +80,39 @@ def test_a_second_time_comes_from_disk_and_is_the_same(family: str, tmp_path: Pa
             assert torch.equal(one, same)
 
 
+@pytest.mark.parametrize("turn", ["built", "mapped", "read"])
+def test_images_that_come_again_are_stored_and_held_once(turn: str, tmp_path: Path) -> None:
+    plain = small_set(3)
+    twins = tuple(replace(plain.samples[i % 2], id=str(i), prompt=PROMPTS[i]) for i in range(4))
+    calibration = replace(plain, samples=twins, sha256="twins")
+    cache = None if turn == "built" else tmp_path
+    if turn == "read":
+        built("llava_onevision", cache, calibration=calibration)
+    reference = built("llava_onevision", cache, calibration=calibration)
+    assert reference.from_cache == (turn == "read")
+    first, second, third, fourth = reference.prepared.samples
+    for one, same in ((first, third), (second, fourth)):
+        assert one.features[0] is same.features[0]
+        assert one.entropy is not None and same.entropy is not None
+        assert one.entropy[0] is same.entropy[0]
+    assert first.features[0] is not second.features[0]
+    alone = built("llava_onevision", None, calibration=calibration)
+    torch.testing.assert_close(reference.readout.logits_BV, alone.readout.logits_BV)
+    for stored in tmp_path.rglob("*.safetensors"):
+        tokens = len(first.features[0]) + len(second.features[0])
+        assert len(load_file(stored)["features_image"]) == tokens
+
+
+def test_only_what_a_metric_reads_is_moved() -> None:
+    reference = built("llava", None)
+    everything = reference.rows([2, 0], torch.device("cpu"))
+    last = reference.rows([2, 0], torch.device("cpu"), layers=False, logits=False)
+    assert torch.equal(everything.hidden_BLD[:, -1:], last.hidden_BLD)
+    assert everything.hidden_BLD.shape[1] == 6
+    assert everything.logits_BV.shape[1] > 0
+    assert last.logits_BV.shape == (2, 0)
+
+
 def nudge_a_weight() -> dict[str, Any]:
     model = tiny_model("llava")
     with torch.no_grad():
@@ -92,11 +126,19 @@ def change_the_processor() -> dict[str, Any]:
     return {"processor": processor}
 
 
+def attend_otherwise(part: str) -> dict[str, Any]:
+    model = tiny_model("llava")
+    model.set_attn_implementation({part: "eager"})
+    return {"model": model}
+
+
 CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "weights": nudge_a_weight,
     "samples": lambda: {"calibration": small_set(seed=2)},
     "dtype": lambda: {"model": tiny_model("llava", dtype=torch.bfloat16)},
     "processor": change_the_processor,
+    "attention of the decoder": lambda: attend_otherwise("text_config"),
+    "attention of the vision encoder": lambda: attend_otherwise("vision_config"),
 }
 
 
@@ -133,7 +175,7 @@ def garble_the_label(path: Path) -> None:
 
 def drop_a_tensor(path: Path) -> None:
     """A whole file with a right checksum whose features are of fewer samples."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     from vflowopt_search.reference.cache import file_sha256
 

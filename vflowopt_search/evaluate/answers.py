@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,19 +20,22 @@ from vflowopt_search.adapters.loading import pixel_scale
 from vflowopt_search.adapters.registry import adapter_for, identity_of
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import attached_engine
-from vflowopt_search.errors import CalibrationError, ModelError
+from vflowopt_search.errors import CalibrationError
 from vflowopt_search.evaluate.ledger import Ledger
 from vflowopt_search.evaluate.queue import Answer, Answered, Queue, Strategies
-from vflowopt_search.memory_errors import is_out_of_memory
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
 from vflowopt_search.reference.attention_maps import AttentionMaps
 from vflowopt_search.reference.encoder import Progress, prepare
-from vflowopt_search.reference.fingerprint import generation_sha256, weights_sha256
+from vflowopt_search.reference.fingerprint import (
+    generation_sha256,
+    processor_sha256,
+    weights_sha256,
+)
+from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.reference.prepared import batches
 from vflowopt_search.reference.shelf import GB, MEMORY_GB, MemoryShelf
 from vflowopt_search.reference.source import SignalSource
-from vflowopt_search.reference.unpruned import processor_sha256
 from vflowopt_search.search_space import ModelFacts
 from vflowopt_search.selfcheck.check import require_checked
 from vflowopt_search.strategy import Strategy
@@ -145,20 +149,11 @@ def _answer(
     asking: Asking, source: SignalSource, strategy: Strategy | None, rows: Sequence[int]
 ) -> list[Answer]:
     """Greedy answers to one batch, in halves if it does not fit in memory."""
-    try:
-        return _answer_together(asking, source, strategy, rows)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(rows) == 1:
-            raise ModelError(
-                "one sample does not fit in memory; use a smaller dtype, smaller images or "
-                "another device"
-            ) from error
-    half = len(rows) // 2
-    return _answer(asking, source, strategy, rows[:half]) + _answer(
-        asking, source, strategy, rows[half:]
-    )
+    answers: list[Answer] = []
+    ask_some = partial(_answer_together, asking, source, strategy)
+    for _, some in in_halves(rows, len(rows), ask_some, Room()):
+        answers += some
+    return answers
 
 
 def _answer_together(

@@ -37,9 +37,8 @@ class ContextMap:
     from_first_TKP: Tensor
 
     def relevance(self, selected_TP: Tensor, device: torch.device) -> Tensor:
-        """The one row of each tile that belongs to its context tokens, (T, P) on a device."""
+        """The one row of each tile that belongs to its context tokens, (T, P), where the map is."""
         received_TP = self.received_TP
-        selected_TP = selected_TP.to(received_TP.device)
         weakest_T = received_TP.masked_fill(~selected_TP, torch.inf).amin(-1)
         strongest_left_T = received_TP.masked_fill(selected_TP, -torch.inf).amax(-1)
         if bool((weakest_T <= strongest_left_T).any()):
@@ -49,7 +48,7 @@ class ContextMap:
                 "only: select by a bound"
             )
         tile_T = torch.arange(len(selected_TP), device=selected_TP.device)
-        return self.from_first_TKP[tile_T, selected_TP.sum(-1) - 1].to(device)
+        return self.from_first_TKP[tile_T, selected_TP.sum(-1) - 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +104,20 @@ class ContextAttention:
     device: torch.device
 
     def received(self) -> Tensor:
-        """Mean over all queries, shape (T, P)."""
-        return torch.cat([part.received_TP.to(self.device) for part in self.parts])
+        """Mean over all queries, shape (T, P), where it is stored: a bound is applied there."""
+        return torch.cat([part.received_TP for part in self.parts])
 
     def relevance(self, context_TP: Tensor) -> Tensor:
-        """Mean over the queries that `context_TP` selects, shape (T, P).
+        """Mean over the queries that `context_TP` selects, shape (T, P), on the device.
 
         Raises:
             UnsupportedError: a patch is left out that receives as much as one selected, and the
                 attention is stored as a map.
         """
+        selected_TP = context_TP.to(self.parts[0].received_TP.device)
         sizes = [len(part.received_TP) for part in self.parts]
         rows = [
             part.relevance(mine_TP, self.device)
-            for part, mine_TP in zip(self.parts, torch.split(context_TP, sizes), strict=True)
+            for part, mine_TP in zip(self.parts, torch.split(selected_TP, sizes), strict=True)
         ]
-        return torch.cat(rows)
+        return torch.cat(rows).to(self.device)

@@ -25,6 +25,7 @@ from vflowopt_search.pruning.inputs import placeholder_ids
 from vflowopt_search.reference.cache import read_tensors, write_tensors
 from vflowopt_search.reference.encoder import Progress
 from vflowopt_search.reference.fingerprint import generation_sha256, key_digest
+from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.reference.prepared import PreparedSet, batches
 from vflowopt_search.reference.readout import NEEDS_LOGITS
 from vflowopt_search.reference.shelf import CacheFolder
@@ -90,6 +91,7 @@ def build_answers(
 
     Raises:
         CacheError: the cache folder cannot be written.
+        ModelError: a single sample does not fit in memory.
     """
     key = {
         **key,
@@ -117,14 +119,18 @@ def build_answers(
 
 
 def _ask(prepared: PreparedSet, progress: Progress | None) -> AnswerReference:
+    def asked(chunk: Sequence[int]) -> tuple[list[Tensor], Sequence[Tensor]]:
+        said, _, along = decoded(prepared.adapter, prepared.inputs(chunk), None, layers=False)
+        return said, torch.split(along.hidden_PD.cpu(), list(along.lengths))
+
     answers: list[Tensor] = []
     hidden: list[Tensor] = []
-    for chunk in batches(len(prepared), prepared.batch_size()):
-        said, _, along = decoded(prepared.adapter, prepared.inputs(chunk), None, layers=False)
+    everyone = range(len(prepared))
+    for _, (said, rows) in in_halves(everyone, prepared.batch_size(), asked, Room(), number=int):
         answers += said
-        hidden += torch.split(along.hidden_PD.cpu(), list(along.lengths))
+        hidden += rows
         if progress is not None:
-            progress(chunk.stop, len(prepared))
+            progress(len(answers), len(prepared))
     generation = generation_sha256(prepared.adapter.model)
     return AnswerReference(tuple(answers), tuple(hidden), generation)
 

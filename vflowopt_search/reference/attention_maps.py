@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from vflowopt_search.pruning.probe import attention_probe
 from vflowopt_search.pruning.tiles import SeenAttention
 from vflowopt_search.pruning.vision import KINDS, attention_by_run
 from vflowopt_search.reference.encoder import encoded_batches, kinds_of
+from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.reference.offered_layers import offered_layers
-from vflowopt_search.reference.prepared import PreparedSet, batches
+from vflowopt_search.reference.prepared import PreparedSet
 from vflowopt_search.reference.shelf import Shelf, Tensors
 from vflowopt_search.reference.stored_attention import (
     packed,
@@ -70,18 +72,26 @@ class AttentionMaps:
         self._bytes_of_patch = bytes_of_patch(adapter)
         self.offered = offered_layers(adapter.vision_layers, self._layer_bytes(), shelf.room())
         self._digests: dict[int, str] = {}
+        self._room = Room()  # not the trials': what the encoder cannot hold, the decoder may
 
     def attention(
         self, layer: int, indices: Sequence[int]
     ) -> dict[str, tuple[ContextAttention, ...]]:
-        """The attention of `layer` over all tiles of a batch of samples, by kind and run."""
+        """The attention of `layer` over all tiles of a batch of samples, by kind and run.
+
+        Raises:
+            ModelError: attention of a single sample does not fit in memory.
+        """
         indices = [self.prepared.first_alike[i] for i in indices]
         stored = {i: self._stored(layer, i) for i in dict.fromkeys(indices)}
         found = {i: maps for i, maps in stored.items() if maps is not None}
         missing = sorted(set(indices) - set(found))
         layers = self._layers_to_record(layer)
-        for chunk in batches(len(missing), self._samples_at_once(len(layers))):
-            found |= self._compute(layer, layers, [missing[i] for i in chunk])
+        at_once = self._samples_at_once(len(layers))
+        for _, fresh in in_halves(
+            missing, at_once, partial(self._compute, layer, layers), self._room
+        ):
+            found |= fresh
         device = self.adapter.backbone.device
         attention = {}
         for kind in KINDS:
@@ -120,7 +130,9 @@ class AttentionMaps:
             maps[kind] = tuple(parts)
         return maps
 
-    def _compute(self, layer: int, layers: Sequence[int], indices: list[int]) -> dict[int, Maps]:
+    def _compute(
+        self, layer: int, layers: Sequence[int], indices: Sequence[int]
+    ) -> dict[int, Maps]:
         """Run the vision encoder on some samples; returns their maps of `layer`."""
         chosen = [self.samples[i] for i in indices]
         [inputs] = encoded_batches(self.adapter, self.processor, chosen, len(chosen))

@@ -21,6 +21,7 @@ from vflowopt_search.calibration.samples import Sample, images_sha256
 from vflowopt_search.importance.signals import ImageGeometry, by_image
 from vflowopt_search.pruning.scoring import assign_images
 from vflowopt_search.pruning.vision import VisionRecorder
+from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
@@ -164,22 +165,58 @@ def prepare(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> PreparedSet:
-    """Encode all samples, batch by batch; images that come again go through the encoder once."""
+    """Encode all samples, batch by batch; images that come again go through the encoder once.
+
+    Raises:
+        ModelError: a single sample does not fit in memory.
+    """
+    encode_batch = partial(encode_vision, adapter, pixels=pixels)
+    return assembled(adapter, processor, samples, encode_batch, batch_size, progress)
+
+
+def assembled(
+    adapter: Adapter,
+    processor: Any,
+    samples: Sequence[Sample],
+    encode_batch: Callable[[BatchFeature], Sequence[PreparedSample]],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> PreparedSet:
+    """All samples, of which those that show new images are encoded, in their order.
+
+    Args:
+        adapter: the model.
+        processor: its processor.
+        samples: all of them.
+        encode_batch: the processor's output for some to what was encoded of each.
+        batch_size: samples to a batch, if they fit.
+        progress: called with (samples done, samples in total).
+
+    Raises:
+        ModelError: a single sample does not fit in memory.
+    """
     first_alike = first_with_same_images(samples)
     new = [i for i, first in enumerate(first_alike) if i == first]
     again = [i for i, first in enumerate(first_alike) if i != first]
     ready: dict[int, PreparedSample] = {}
 
-    def file(indices: Sequence[int], fresh: Sequence[PreparedSample]) -> None:
-        ready.update(zip(indices, fresh, strict=True))
-        if progress is not None:
-            progress(len(ready), len(samples))
+    def inputs_of(indices: Sequence[int]) -> BatchFeature:
+        chosen = [samples[i] for i in indices]
+        return next(encoded_batches(adapter, processor, chosen, len(chosen)))
 
-    for indices, inputs in _encoded(adapter, processor, samples, new, batch_size):
-        file(indices, encode_vision(adapter, inputs, pixels))
-    for indices, inputs in _encoded(adapter, processor, samples, again, batch_size):
+    def encoded(indices: Sequence[int]) -> Sequence[PreparedSample]:
+        return encode_batch(inputs_of(indices))
+
+    def alike(indices: Sequence[int]) -> Sequence[PreparedSample]:
         twins = [ready[first_alike[i]] for i in indices]
-        file(indices, with_features(adapter, inputs, partial(_of_twins, twins)))
+        return with_features(adapter, inputs_of(indices), partial(_of_twins, twins))
+
+    room = Room()
+    for some, compute in ((new, encoded), (again, alike)):
+        for indices, made in in_halves(some, batch_size, compute, room, number=int):
+            ready.update(zip(indices, made, strict=True))
+            if progress is not None:
+                progress(len(ready), len(samples))
     return PreparedSet(
         adapter,
         [ready[i] for i in range(len(samples))],
@@ -196,17 +233,6 @@ def _of_twins(
     features = tuple(one for each in visuals for one in each.features)
     entropy = tuple(one for each in visuals for one in each.entropy or ())
     return features, entropy if len(entropy) == len(features) else None
-
-
-def _encoded(
-    adapter: Adapter, processor: Any, samples: Sequence[Sample], indices: Sequence[int], size: int
-) -> Iterator[tuple[list[int], BatchFeature]]:
-    """Some samples in batches, each with its indices."""
-    chosen = [samples[i] for i in indices]
-    for chunk, inputs in zip(
-        batches(len(chosen), size), encoded_batches(adapter, processor, chosen, size), strict=True
-    ):
-        yield [indices[i] for i in chunk], inputs
 
 
 def first_with_same_images(samples: Sequence[Sample]) -> list[int]:

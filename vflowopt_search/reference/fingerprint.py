@@ -42,6 +42,32 @@ def inputs_sha256(inputs: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def processor_sha256(processor: Any) -> str:
+    """Fingerprint of image processing, tokenizer and chat template."""
+    tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
+    parts = [
+        json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str),
+        _lasting(tokenizer.to_str()) if tokenizer is not None else repr(processor.tokenizer),
+        str(getattr(processor, "chat_template", None)),
+        json.dumps(_own_settings(processor), sort_keys=True),
+    ]
+    if (video := getattr(processor, "video_processor", None)) is not None:
+        parts.append(json.dumps(video.to_dict(), sort_keys=True, default=str))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _own_settings(processor: Any) -> dict[str, Any]:
+    """What a processor itself was told, such as how many tokens an image takes."""
+    plain = (bool, int, float, str)
+    return {name: value for name, value in vars(processor).items() if isinstance(value, plain)}
+
+
+def _lasting(tokenizer: str) -> str:
+    """A tokenizer's file without what calls leave behind: how the last batch was padded and cut."""
+    content = json.loads(tokenizer)
+    return json.dumps({k: v for k, v in content.items() if k not in ("padding", "truncation")})
+
+
 def generation_sha256(model: Any) -> str:
     """Fingerprint of how a model ends and chooses its answers, which may change after loading."""
     config: str = model.generation_config.to_json_string(use_diff=False)

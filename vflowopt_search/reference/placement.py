@@ -1,6 +1,6 @@
 """Where features wait between trials: on a GPU while they fit there, else where it can fetch them.
 
-The entropy of their patches waits with them; it is little beside them.
+So do the entropy of their patches and what the unpruned model gave.
 
 A model on the CPU reads them from where they are: mapped from the cache, or in memory.
 """
@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vflowopt_search.divergence import Readout
 from vflowopt_search.reference.prepared import PreparedSample, PreparedSet, Visuals
 
 Place = Literal["device", "pinned", "host"]
@@ -35,13 +36,26 @@ def place_for(num_bytes: int, free_device: int, free_host: int) -> Place:
 
 def settled(prepared: PreparedSet) -> PreparedSet:
     """The samples with their features where trials get them fastest; on the CPU as they are."""
-    device = prepared.adapter.backbone.device
+    move = mover(
+        [one for sample in prepared.samples for one in _held(sample)],
+        prepared.adapter.backbone.device,
+    )
+    return prepared if move is as_is else moved(prepared, move)
+
+
+def settled_readout(readout: Readout, device: torch.device) -> Readout:
+    """The same for what the unpruned model gave."""
+    move = mover([readout.hidden_BLD, readout.logits_BV], device)
+    return Readout(hidden_BLD=move(readout.hidden_BLD), logits_BV=move(readout.logits_BV))
+
+
+def mover(tensors: Sequence[Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What brings these tensors, all together, to where a device gets them fastest."""
     if device.type != "cuda":
-        return prepared
-    held = {id(one): one for sample in prepared.samples for one in _held(sample)}
-    size = sum(one.nbytes for one in held.values())
+        return as_is
+    size = sum(one.nbytes for one in {id(one): one for one in tensors}.values())
     place = place_for(size, torch.cuda.mem_get_info(device)[0], free_memory())
-    return moved(prepared, {"device": lambda x: x.to(device), "pinned": pinned}.get(place, as_is))
+    return {"device": lambda x: x.to(device), "pinned": pinned}.get(place, as_is)
 
 
 def moved(prepared: PreparedSet, move: Callable[[Tensor], Tensor]) -> PreparedSet:

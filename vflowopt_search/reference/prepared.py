@@ -9,7 +9,7 @@ P = patches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,10 @@ class Visuals:
             entropy=None if self.entropy is None else tuple(self.entropy[i] for i in chosen),
             extras={name: rows[list(chosen)] for name, rows in self.extras.items()},
         )
+
+    def with_encoding_of(self, other: Visuals) -> Visuals:
+        """These with the very features and entropy of others that show the same."""
+        return replace(self, features=other.features, entropy=other.entropy)
 
 
 @dataclass(frozen=True, eq=False)

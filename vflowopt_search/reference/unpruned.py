@@ -5,8 +5,6 @@ Shape suffixes: S = samples, L = decoder layers, D = hidden width, V = vocabular
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import BatchFeature
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.registry import config_sha256
@@ -28,24 +27,28 @@ from vflowopt_search.reference.cache import read_tensors, write_tensors
 from vflowopt_search.reference.encoder import (
     Encoded,
     Progress,
+    assembled,
     encoded_batches,
-    first_with_same_images,
     prepare,
     with_features,
 )
-from vflowopt_search.reference.fingerprint import inputs_sha256, key_digest, weights_sha256
+from vflowopt_search.reference.fingerprint import (
+    inputs_sha256,
+    key_digest,
+    processor_sha256,
+    weights_sha256,
+)
+from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.reference.prepared import (
     PreparedSample,
     PreparedSet,
     Visuals,
-    batches,
-    pad_token_of,
 )
 from vflowopt_search.reference.readout import read_out
 from vflowopt_search.reference.shelf import GB, CacheFolder
 from vflowopt_search.strategy import PixelScale
 
-FORMAT = "vflowopt-reference/2"
+FORMAT = "vflowopt-reference/3"
 ENCODE_BATCH = 16
 
 
@@ -55,7 +58,7 @@ class Reference:
 
     Attributes:
         prepared: the samples, encoded.
-        readout: hidden_SLD of every decoder layer and logits_SV, on the CPU.
+        readout: hidden_SLD of every decoder layer and logits_SV.
         from_cache: whether it was read from disk instead of computed.
         key: all that it depends on (weights, samples, processor, dtype, versions), as strings.
     """
@@ -65,13 +68,21 @@ class Reference:
     from_cache: bool
     key: Mapping[str, str]
 
-    def rows(self, indices: Sequence[int], device: torch.device) -> Readout:
-        """The readout of some samples."""
-        chosen = torch.tensor(list(indices))
-        return Readout(
-            hidden_BLD=self.readout.hidden_BLD[chosen].to(device),
-            logits_BV=self.readout.logits_BV[chosen].to(device),
-        )
+    def rows(
+        self,
+        indices: Sequence[int],
+        device: torch.device,
+        *,
+        layers: bool = True,
+        logits: bool = True,
+    ) -> Readout:
+        """The readout of some samples, on a device: only the last of the layers, or no logits."""
+        chosen, first = torch.tensor(list(indices)), 0 if layers else -1
+        hidden_BLD = self.readout.hidden_BLD[:, first:][chosen].to(device)
+        logits_BV = self.readout.logits_BV[chosen].to(device) if logits else None
+        if logits_BV is None:
+            logits_BV = hidden_BLD.new_zeros(len(hidden_BLD), 0)
+        return Readout(hidden_BLD=hidden_BLD, logits_BV=logits_BV)
 
 
 def build_reference(
@@ -95,6 +106,7 @@ def build_reference(
 
     Raises:
         CacheError: the cache folder cannot be written, or may not hold as much.
+        ModelError: a single sample does not fit in memory.
     """
     key = reference_key(adapter, processor, calibration)
     if cache is None:
@@ -124,10 +136,17 @@ def _mapped(reference: Reference, stored: Mapping[str, Tensor]) -> Reference:
     """The same, its tensors mapped from the file: what was computed can leave memory."""
     left = {kind: _Stored(stored, kind) for kind in KINDS}
     prepared = copy(reference.prepared)
-    prepared.samples = [
-        replace(sample, visuals={k: left[k].into(v) for k, v in sample.visuals.items()})
-        for sample in prepared.samples
-    ]
+    prepared.samples = []
+    for number, sample in enumerate(reference.prepared.samples):
+        first = prepared.first_alike[number]
+        if first == number:
+            visuals = {kind: left[kind].into(v) for kind, v in sample.visuals.items()}
+        else:
+            visuals = {
+                kind: mine.with_encoding_of(prepared.samples[first].visuals[kind])
+                for kind, mine in sample.visuals.items()
+            }
+        prepared.samples.append(replace(sample, visuals=visuals))
     readout = Readout(hidden_BLD=stored["hidden_SLD"], logits_BV=stored["logits_SV"])
     return replace(reference, prepared=prepared, readout=readout)
 
@@ -144,6 +163,7 @@ def _require_room(tensors: Mapping[str, Tensor], limit_bytes: int) -> None:
 def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet) -> dict[str, str]:
     """All that the reference depends on, as strings."""
     first = next(encoded_batches(adapter, processor, calibration.samples[:1], 1))
+    vision = getattr(adapter.vision_tower, "config", None)
     return {
         "format": FORMAT,
         "config": config_sha256(adapter.config),
@@ -153,35 +173,11 @@ def reference_key(adapter: Adapter, processor: Any, calibration: CalibrationSet)
         "first_inputs": inputs_sha256(first),
         "dtype": str(adapter.backbone.dtype),
         "attention": str(adapter.backbone.config._attn_implementation),
+        "vision_attention": str(getattr(vision, "_attn_implementation", None)),
+        "device": adapter.backbone.device.type,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }
-
-
-def processor_sha256(processor: Any) -> str:
-    """Fingerprint of image processing, tokenizer and chat template."""
-    tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
-    parts = [
-        json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str),
-        _lasting(tokenizer.to_str()) if tokenizer is not None else repr(processor.tokenizer),
-        str(getattr(processor, "chat_template", None)),
-        json.dumps(_own_settings(processor), sort_keys=True),
-    ]
-    if (video := getattr(processor, "video_processor", None)) is not None:
-        parts.append(json.dumps(video.to_dict(), sort_keys=True, default=str))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _own_settings(processor: Any) -> dict[str, Any]:
-    """What a processor itself was told, such as how many tokens an image takes."""
-    plain = (bool, int, float, str)
-    return {name: value for name, value in vars(processor).items() if isinstance(value, plain)}
-
-
-def _lasting(tokenizer: str) -> str:
-    """A tokenizer's file without what calls leave behind: how the last batch was padded and cut."""
-    content = json.loads(tokenizer)
-    return json.dumps({k: v for k, v in content.items() if k not in ("padding", "truncation")})
 
 
 def _compute(
@@ -206,27 +202,35 @@ def _compute(
         batch_size=ENCODE_BATCH,
         progress=encoded,
     )
-    total = len(prepared)
-    hidden, logits = [], []
-    for chunk in batches(len(prepared), prepared.batch_size()):
+
+    def last_token(chunk: Sequence[int]) -> tuple[Tensor, Tensor]:
         readout = read_out(adapter, prepared.inputs(chunk), layers=True, logits=True)
-        hidden.append(readout.hidden_BLD.cpu())
-        logits.append(readout.logits_BV.cpu())
+        return readout.hidden_BLD.cpu(), readout.logits_BV.cpu()
+
+    total, done = len(prepared), 0
+    hidden, logits = [], []
+    for chunk, (hidden_BLD, logits_BV) in in_halves(
+        range(total), prepared.batch_size(), last_token, Room(), number=int
+    ):
+        hidden.append(hidden_BLD)
+        logits.append(logits_BV)
+        done += len(chunk)
         if progress is not None:
-            progress((total + chunk.stop) // 2, total)
+            progress((total + done) // 2, total)
     readout = Readout(hidden_BLD=torch.cat(hidden), logits_BV=torch.cat(logits))
     return Reference(prepared, readout, from_cache=False, key=key)
 
 
 def _to_tensors(reference: Reference) -> dict[str, Tensor]:
-    """What goes to disk; token ids and geometry are made again from the samples."""
+    """What goes to disk, of the same images once; token ids and geometry are made again."""
     tensors = {
         "hidden_SLD": reference.readout.hidden_BLD,
         "logits_SV": reference.readout.logits_BV,
     }
+    prepared = reference.prepared
+    firsts = [prepared.samples[number] for number in sorted(set(prepared.first_alike))]
     for kind in KINDS:
-        samples = reference.prepared.samples
-        visuals = [sample.visuals[kind] for sample in samples if kind in sample.visuals]
+        visuals = [sample.visuals[kind] for sample in firsts if kind in sample.visuals]
         if not visuals:
             continue
         tensors[f"features_{kind}"] = torch.cat([one for each in visuals for one in each.features])
@@ -273,17 +277,12 @@ def _prepared_from(
 ) -> PreparedSet | None:
     """The samples with features and entropy from disk; None if they do not add up."""
     left = {kind: _Stored(stored, kind) for kind in KINDS}
-    samples: list[PreparedSample] = []
+
+    def fetched(inputs: BatchFeature) -> list[PreparedSample]:
+        return with_features(adapter, inputs, lambda kind, images: left[kind].next(images))
+
     try:
-        for inputs in encoded_batches(adapter, processor, calibration.samples, ENCODE_BATCH):
-            samples += with_features(adapter, inputs, lambda kind, images: left[kind].next(images))
+        prepared = assembled(adapter, processor, calibration.samples, fetched, ENCODE_BATCH)
     except ValueError:
         return None
-    if any(len(each.features) for each in left.values()):
-        return None
-    return PreparedSet(
-        adapter,
-        samples,
-        pad_token_id=pad_token_of(processor),
-        first_alike=first_with_same_images(calibration.samples),
-    )
+    return None if any(len(each.features) for each in left.values()) else prepared
