@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -119,6 +121,53 @@ def test_double_precision_stays_double() -> None:
     seen_BN = text_attention(query_BHQD[:, :, -1], key_BHND, 0.4)
     torch.testing.assert_close(received_BN, map_BQN.mean(1), rtol=1e-13, atol=1e-14)
     torch.testing.assert_close(seen_BN, map_BQN[:, -1], rtol=1e-13, atol=1e-14)
+
+
+def test_blocks_that_share_memory_are_as_exact_as_those_that_keep_theirs_for_a_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", 3)
+    query_BHQD, key_BHND = projections(8, 7)
+    shared_BN = attention_received(query_BHQD, key_BHND, 0.4)
+    query_BHQD.requires_grad_()
+    kept_BN = attention_received(query_BHQD, key_BHND, 0.4)
+    assert torch.equal(kept_BN, shared_BN)
+    [found] = torch.autograd.grad(kept_BN[:, 0].sum(), [query_BHQD])
+    in_one = whole_map(query_BHQD, key_BHND, 0.4).mean((1, 2))
+    [expected] = torch.autograd.grad(in_one[:, 0].sum(), [query_BHQD])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_gradient_of_the_weights_alone_is_right_in_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", 3)
+    query_BHQD, key_BHND = projections(8, 7)
+    weight_BQ = torch.rand(2, 8, requires_grad=True)
+    received_BN = attention_received(query_BHQD, key_BHND, 0.4, weight_BQ)
+    [found] = torch.autograd.grad(received_BN[:, 0].sum(), [weight_BQ])
+    map_BQN = whole_map(query_BHQD, key_BHND, 0.4).mean(1)
+    share_BQ = weight_BQ / weight_BQ.sum(-1, keepdim=True)
+    in_one = (map_BQN * share_BQ[..., None]).sum(1)
+    [expected] = torch.autograd.grad(in_one[:, 0].sum(), [weight_BQ])
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-6)
+
+
+def test_blocks_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large blocks of their own would each be asked of the system anew, which takes longest."""
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", 2)
+    found: list[int] = []
+    softmax = torch.softmax
+
+    def spied(*given: Any, **options: Any) -> Tensor:
+        rows_BHQN: Tensor = softmax(*given, **options)
+        found.append(rows_BHQN.data_ptr())
+        return rows_BHQN
+
+    monkeypatch.setattr(torch, "softmax", spied)
+    query_BHQD, key_BHND = projections(7, 7)
+    attention_received(query_BHQD, key_BHND, 0.4)
+    assert len(found) == 4 and len(set(found)) == 1
 
 
 def test_logits_too_large_for_half_precision_stay_finite() -> None:

@@ -8,6 +8,8 @@ in their own precision.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,17 +59,45 @@ def _received(
     weight_BQ = weight_BQ.to(key_BHND.dtype)
     received_BHN = key_BHND.new_zeros(*query_BHQD.shape[:2], key_BHND.shape[2])
     size = queries_at_once(query_BHQD.device)
+    several = query_BHQD.shape[2] > size
+    room = _room(query_BHQD[:, :, :size], key_BHND, weight_BQ) if several else None
     for start in range(0, query_BHQD.shape[2], size):
         queries = slice(start, start + size)
-        logits_BHQN = _logits(query_BHQD[:, :, queries], key_BHND, scale)
-        if window_N is not None:
-            apart_QN = window_N[queries, None] != window_N
-            logits_BHQN = logits_BHQN.masked_fill(apart_QN, float("-inf"))
+        apart_QN = None if window_N is None else window_N[queries, None] != window_N
+        attention_BHQN = _attention(query_BHQD[:, :, queries], key_BHND, scale, apart_QN, room)
         weight_B11Q = weight_BQ[:, None, None, queries]
         # Under autocast this product, too, would fall to half precision.
         with torch.autocast(query_BHQD.device.type, enabled=False):
-            received_BHN = received_BHN + (weight_B11Q @ logits_BHQN.softmax(-1)).squeeze(2)
+            received_BHN = received_BHN + (weight_B11Q @ attention_BHQN).squeeze(2)
     return received_BHN.mean(1) / weight_BQ.sum(-1, keepdim=True)
+
+
+def _room(query_BHQD: Tensor, key_BHND: Tensor, weight_BQ: Tensor) -> Tensor | None:
+    """Memory for the attention of a block of queries, which all blocks share.
+
+    Megabytes that are asked for anew may take longer to arrive than the softmax takes to fill
+    them. None where a gradient is wanted, which needs the attention of every block.
+    """
+    asked = (query_BHQD, key_BHND, weight_BQ)
+    if torch.is_grad_enabled() and any(each.requires_grad for each in asked):
+        return None
+    return key_BHND.new_empty(query_BHQD[..., 0].numel() * key_BHND.shape[2])
+
+
+def _attention(
+    query_BHQD: Tensor,
+    key_BHND: Tensor,
+    scale: float,
+    apart_QN: Tensor | None,
+    room: Tensor | None,
+) -> Tensor:
+    """Softmax of the logits but for those `apart_QN`, (B, H, Q, N), in `room` if there is some."""
+    shape = (*query_BHQD.shape[:3], key_BHND.shape[2])
+    out_BHQN = None if room is None else room[: math.prod(shape)].view(shape)
+    logits_BHQN = _logits(query_BHQD, key_BHND, scale, out_BHQN)
+    if apart_QN is not None:
+        logits_BHQN = logits_BHQN.masked_fill(apart_QN, float("-inf"))
+    return torch.softmax(logits_BHQN, -1, out=out_BHQN)
 
 
 def queries_at_once(device: torch.device) -> int:
@@ -106,12 +136,15 @@ def text_attention(
     return logits_BHN.softmax(-1).mean(1)
 
 
-def _logits(query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> Tensor:
+def _logits(
+    query_BHQD: Tensor, key_BHND: Tensor, scale: float, out_BHQN: Tensor | None = None
+) -> Tensor:
     """`scale` * q k^T in fp32 at least, shape (B, H, Q, N); the keys are converted already."""
     batch, num_heads, num_queries, width = query_BHQD.shape
     # The queries of all heads that share a key head go in one product: no key is copied.
     grouped = at_least_fp32(query_BHQD).reshape(batch, key_BHND.shape[1], -1, width) * scale
     # Under autocast this product would fall to half precision, and tokens would change places.
     with torch.autocast(query_BHQD.device.type, enabled=False):
-        logits = grouped @ key_BHND.transpose(-1, -2)
+        out = None if out_BHQN is None else out_BHQN.view(*grouped.shape[:3], -1)
+        logits = torch.matmul(grouped, key_BHND.transpose(-1, -2), out=out)
     return logits.reshape(batch, num_heads, num_queries, -1)
