@@ -193,14 +193,13 @@ def heatmap_figure(record: SampleHeatmap) -> go.Figure:
     samples, trials = len(record.sample), len(record.trial)
     figure = empty_figure("calibration sample, hardest on the left", "trial", trials + 1)
     figure.add_heatmap(
-        zmin=0,
+        **_root_scale(record),
         z=[[sqrt(max(value, 0.0)) for value in row] for row in record.value],
         x=list(range(samples)),
         y=list(range(trials)),
         text=[[f"{value:.5f}" for value in row] for row in record.value],
         customdata=[[[trial, sample] for sample in record.sample] for trial in record.trial],
         colorscale="Viridis",
-        colorbar={**_BAR_ABOVE, **_root_ticks(record)},
         hovertemplate="trial %{customdata[0]}, sample %{customdata[1]}: %{text}<extra></extra>",
     )
     step = -(-samples // _MOST_SAMPLE_LABELS)
@@ -223,16 +222,17 @@ def heatmap_figure(record: SampleHeatmap) -> go.Figure:
     return figure
 
 
-def _root_ticks(record: SampleHeatmap) -> dict[str, Any]:
-    """Round divergences where their square roots lie on the bar, with room between them."""
+def _root_scale(record: SampleHeatmap) -> dict[str, Any]:
+    """Colours from 0 on; round divergences where their square roots lie, with room between."""
     highest = max((value for row in record.value for value in row), default=0.0)
     if highest <= 0:
-        return {}
+        return {"colorbar": _BAR_ABOVE}
     ticks: list[float] = []
     for value in [*reversed(round_numbers(highest / 1000, highest)), 0.0]:
         if not ticks or sqrt(ticks[-1]) - sqrt(value) >= _TICK_SPACING * sqrt(highest):
             ticks.append(value)
-    return {"tickvals": [sqrt(tick) for tick in ticks], "ticktext": [f"{t:g}" for t in ticks]}
+    labels = {"tickvals": [sqrt(tick) for tick in ticks], "ticktext": [f"{t:g}" for t in ticks]}
+    return {"zmin": 0, "zmax": sqrt(highest), "colorbar": _BAR_ABOVE | labels}
 
 
 def _hardest(record: SampleHeatmap) -> list[str]:
