@@ -74,6 +74,17 @@ def test_show_tells_stages_and_origin(tmp_path: Path) -> None:
     assert f"study {strategy.provenance.study}, trial {strategy.provenance.trial}" in text
 
 
+def test_show_takes_the_folder_of_a_search_or_of_a_checkpoint(tmp_path: Path) -> None:
+    full_strategy().save(tmp_path / "strategy.json")
+    whole = run("show", tmp_path, "--json").stdout
+    assert Strategy.model_validate(json.loads(whole)["strategy"]) == full_strategy()
+    (tmp_path / "strategy.json").rename(tmp_path / "vflowopt_strategy.json")
+    assert run("show", tmp_path, "--json").stdout == whole
+    (tmp_path / "vflowopt_strategy.json").unlink()
+    told = run("show", tmp_path).stderr
+    assert f"{tmp_path} holds no vflowopt_strategy.json and no strategy.json; save one" in told
+
+
 def test_show_without_a_model(tmp_path: Path) -> None:
     stages = (Stage(layer=2, keep_ratio=0.5),)
     Strategy(name="s", importance=Importance(score="random"), stages=stages).save(tmp_path / "s")

@@ -6,6 +6,8 @@ The published strategies and the plain attention baseline at the same budgets, e
 alternation with the unpruned model: time to first token and of the decoder alone, beside what
 the FLOP count allows; bytes of the KV cache; peak memory. Then trials per hour. The rows go to
 a table that names the machine, the versions and the commit.
+
+The published speed-ups of the prefill, on an A100 (VFlowOpt): 1.8, 3.2 and 3.8 at 50, 25 and 10 %.
 """
 
 from __future__ import annotations

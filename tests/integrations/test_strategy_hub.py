@@ -82,6 +82,18 @@ def test_a_model_made_from_a_configuration_has_no_place() -> None:
         prune(tiny_model("llava"))
 
 
+def test_a_run_folder_by_name_and_never_beside_a_checkpoint(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "mine")
+    HALF.save(folder / "strategy.json")
+    assert find_strategy(folder) == HALF
+    with pytest.raises(StrategyError, match=f"holds no {STRATEGY_FILE}; save one"):
+        prune(load_model(folder))  # nobody named it
+    THIRD.save(folder / STRATEGY_FILE)
+    assert find_strategy(folder) == THIRD
+
+
 def test_a_folder_that_went_away_is_named(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "mine")
     model = load_model(folder)
@@ -157,8 +169,12 @@ def test_offline_what_was_fetched_is_there_and_nothing_is_asked(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(hub.requests)
     assert pull_strategy("owner/cached") == HALF
-    with pytest.raises(StrategyError, match="is not in the hub's local cache"):
+    told = r"is not in the hub's local cache.*; fetch it once with network, or get the file by"
+    with pytest.raises(StrategyError, match=told):
         pull_strategy("owner/other")
+    for wrong in ("notaname", "a/b/c", "owner/what?"):  # not the network, but the name
+        with pytest.raises(StrategyError, match=r"is no name of a hub repository.*give owner/name"):
+            push_strategy(wrong, THIRD)
     with pytest.raises(StrategyError, match="HF_HUB_OFFLINE is set; push it with network"):
         push_strategy("owner/cached", THIRD)
     assert len(hub.requests) == asked
