@@ -164,6 +164,36 @@ def test_the_vision_encoder_runs_once_for_all_trials() -> None:
     assert first == len(calls) == 1
 
 
+@every_family
+@pytest.mark.parametrize(
+    ("metric", "head"),
+    [("last_token_cosine", []), ("flow", []), ("kl", [1]), ("total_variation", [1])],
+)
+def test_a_trial_keeps_no_cache_and_asks_the_head_for_no_more_than_its_metric_reads(
+    family: str, metric: str, head: list[int]
+) -> None:
+    objective = objective_of(family, metric, batch_size=7)
+    head_tokens: list[int] = []
+    caches: list[Any] = []
+
+    def watch_head(module: Any, args: Any, output: torch.Tensor) -> None:
+        head_tokens.append(output.shape[1])
+
+    def watch_decoder(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        caches.extend([kwargs.get("past_key_values"), output.past_key_values])
+
+    model: Any = objective.adapter.model
+    hooks = [
+        model.lm_head.register_forward_hook(watch_head),
+        objective.adapter.backbone.register_forward_hook(watch_decoder, with_kwargs=True),
+    ]
+    objective.measure(full_strategy(objective), EVERYONE)
+    for hook in hooks:
+        hook.remove()
+    assert head_tokens == head
+    assert caches == [None, None]
+
+
 def test_a_number_that_is_not_finite_is_refused() -> None:
     objective = objective_of("llava")
     final_norm = objective.adapter.backbone.norm

@@ -5,7 +5,11 @@ layer computes token by token behind the attention, its output projection and it
 is therefore run on one token; where the result is added to the residual stream, that of the last
 token is right and that of the others, which nobody reads, is not.
 
-Shape suffixes: B = samples, S = sequence, D = hidden width.
+The queries and the attention of that layer run for all tokens: families shape queries and what the
+attention gives by the length of the layer's input, so that fewer would have to be taken out and
+put back inside of each family's own code, for one of L layers' attention.
+
+Shape suffixes: B = samples, S = sequence, D = hidden width, L = decoder layers.
 """
 
 from __future__ import annotations

@@ -68,9 +68,12 @@ def test_weights_choose_the_queries_of_the_mean(
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("sizes", WINDOWS, ids=str)
-def test_windows_do_not_see_each_other(sizes: list[int], weighted: bool) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_do_not_see_each_other(
+    sizes: list[int], weighted: bool, dtype: torch.dtype
+) -> None:
     length = sum(sizes)
-    query_BHQD, key_BHND = projections(Shape(length, length, 2, 1, 16), torch.float32)
+    query_BHQD, key_BHND = projections(Shape(length, length, 2, 1, 16), dtype)
     names = torch.arange(len(sizes), device=DEVICE) * 3 - 4
     window_N = framed(torch.repeat_interleave(names, torch.tensor(sizes, device=DEVICE)))
     weight_BQ = (torch.arange(2 * length, device=DEVICE).view(2, -1) % 3).float()
