@@ -13,9 +13,9 @@ from PIL import Image
 from tests.command import run
 from vflowopt_search.cli.job import DataOptions, Job, parse_columns, resolve_output, resolve_recipe
 from vflowopt_search.cli.job import DataOptions as Data
-from vflowopt_search.cli.loading import ModelSource
 from vflowopt_search.cli.preparation import chosen_samples
 from vflowopt_search.errors import CalibrationError, SearchSpaceError
+from vflowopt_search.model_source import ModelSource
 from vflowopt_search.recipe import StudyRecipe
 
 NOTHING: dict[str, Any] = {"model": None, "trials": None}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
-from vflowopt_search.cli.loading import ModelSource, load
 from vflowopt_search.cli.options import (
     Device,
     Dtype,
@@ -22,6 +21,7 @@ from vflowopt_search.cli.options import (
     TrustRemoteCode,
 )
 from vflowopt_search.errors import CalibrationError
+from vflowopt_search.model_source import ModelSource, load
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from vflowopt_search.cli.bench_table import rendered
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
-from vflowopt_search.cli.loading import SHIPPED, ModelSource, load_model, load_processor
 from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, TrustRemoteCode
 from vflowopt_search.cli.output import check_file
 from vflowopt_search.cli.progress import display
 from vflowopt_search.errors import BenchmarkError, ModelError
+from vflowopt_search.model_source import SHIPPED, ModelSource, load_model, load_processor
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:

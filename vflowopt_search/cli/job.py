@@ -9,8 +9,8 @@ from typing import Any, Literal
 import typer
 
 from vflowopt_search import run_folder
-from vflowopt_search.cli.loading import SHIPPED, ModelSource
 from vflowopt_search.errors import CalibrationError
+from vflowopt_search.model_source import SHIPPED, ModelSource
 from vflowopt_search.recipe import StudyRecipe
 
 QUICKSTART = "quickstart"
