@@ -14,10 +14,10 @@ from tests.command import run
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.job import DataOptions, Job, parse_columns, resolve_output, resolve_recipe
 from vflowopt_search.cli.job import DataOptions as Data
-from vflowopt_search.cli.loading import ModelSource
 from vflowopt_search.cli.options import Sampler
 from vflowopt_search.cli.preparation import chosen_samples
 from vflowopt_search.errors import CalibrationError, SearchSpaceError
+from vflowopt_search.model_source import ModelSource
 from vflowopt_search.recipe import StudyRecipe
 from vflowopt_search.sampling import SamplerName
 

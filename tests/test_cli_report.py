@@ -96,7 +96,7 @@ def test_report_needs_no_model(
     def loads(*args: Any) -> None:
         raise AssertionError("a report of what was recorded must load no model")
 
-    monkeypatch.setattr("vflowopt_search.cli.loading.load_model", loads)
+    monkeypatch.setattr("vflowopt_search.model_source.load_model", loads)
     page = copied / run_folder.REPORT
     before = page.read_text()
     page.unlink()

@@ -17,8 +17,8 @@ from vflowopt_search.budget import mean_retained
 from vflowopt_search.calibration.choice import load_calibration
 from vflowopt_search.calibration.rows import Columns
 from vflowopt_search.cli import preparation
-from vflowopt_search.cli.loading import ModelSource, load
 from vflowopt_search.errors import DivergenceError
+from vflowopt_search.model_source import ModelSource, load
 from vflowopt_search.objective import build_objective
 from vflowopt_search.strategy import Strategy
 

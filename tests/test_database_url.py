@@ -14,9 +14,9 @@ from vflowopt_search import run_folder
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.interrupted import typed_again
 from vflowopt_search.cli.job import DataOptions, Job
-from vflowopt_search.cli.loading import ModelSource
 from vflowopt_search.database_url import lacks_password, shown_words, without_password
 from vflowopt_search.errors import StudyError
+from vflowopt_search.model_source import ModelSource
 from vflowopt_search.recipe import StudyRecipe
 from vflowopt_search.report.stored import database_of, only_study
 

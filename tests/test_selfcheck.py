@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from tests.families import tiny
 from vflowopt_search.budget import kept_counts
 from vflowopt_search.deploy import pruned
-from vflowopt_search.errors import UnsupportedError
+from vflowopt_search.errors import ModelError, UnsupportedError
 from vflowopt_search.importance.signals import ProjectedAttention
 from vflowopt_search.pruning import forward, prefill
 from vflowopt_search.pruning.masks import LayerMasks
@@ -237,14 +238,29 @@ def test_features_that_do_not_come_back_are_found(monkeypatch: pytest.MonkeyPatc
     assert failed == ["measured as in a search: logits"]
 
 
-def test_a_breakdown_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["check.masked_logits", "inputs.encode_visuals"])
+def test_out_of_memory_is_no_breakdown(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(f"vflowopt_search.selfcheck.{part}", full)
+    with pytest.raises(ModelError, match=r"llava model ran out of memory on cpu; free") as told:
+        check_model(tiny("llava").model())
+    assert not isinstance(told.value, UnsupportedError)
+
+
+def test_a_breakdown_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*args: Any) -> None:
         raise KeyError("layer_types")
 
     monkeypatch.setattr(check, "masked_logits", broken)
     sentence = r"breaks down after 'all kept: answers that differ' \(KeyError: 'layer_types'\)"
+    caplog.set_level(logging.DEBUG, "vflowopt_search")
     with pytest.raises(UnsupportedError, match=sentence):
         check_model(tiny("llava").model())
+    assert "in broken" in caplog.text  # the whole traceback can be looked up
 
 
 def test_the_noise_image_is_always_the_same() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -96,13 +97,20 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_package_is_named_in_one_sentence(install: Any, kind: str) -> None:
+def test_a_broken_package_is_named_in_one_sentence(
+    install: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "vflowopt_search")
     code, reason = BROKEN[kind]
     install(code)
     sentence = rf"^the package acme-pruning offers an adapter for acme_vlm.*{re.escape(reason)}"
     with pytest.raises(ModelError, match=sentence) as caught:
         adapter_for(acme_model())
     assert str(caught.value).endswith("repair or uninstall acme-pruning")
+    cause = caught.value.__cause__
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [cause] * (
+        cause is not None
+    )
     [listed] = [family for family in families() if family.model_type == "acme_vlm"]
     assert listed.limits == str(caught.value)
     assert "repair or uninstall" in " ".join(run("models").stdout.split())  # lines may break

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import socketserver
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoModelForImageTextToText, LlamaConfig, ProcessorMixin
 
 from tests.tiny import FAMILIES, save_checkpoint, tiny_config, tiny_model
 from vflowopt_search.adapters import hub
@@ -65,6 +70,33 @@ def test_a_hub_name_without_network_fails_at_once(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(ModelError, match="nor in the hub's local cache, and the hub"):
             load("nobody-here/nothing")
     assert time.monotonic() - start < 5  # transformers itself retries for 24 seconds
+
+
+@contextmanager
+def speaks_no_http() -> Iterator[str]:
+    """The address of a server that answers with anything but HTTP, as a proxy may."""
+
+    class Stranger(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"220 mail ready\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_answer_that_is_no_http_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "offline_wanted", lambda: False)
+    with speaks_no_http() as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        with pytest.raises(ModelError, match="nor in the hub's local cache, and the hub"):
+            load_model("nobody-here/nothing")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "unheard_of"}'])
@@ -126,6 +158,42 @@ def test_no_such_device_or_precision(checkpoints: dict[str, Path]) -> None:
 def test_no_gpu(checkpoints: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match="torch sees no GPU; use cpu"):
         load_model(checkpoints["llava"], device="cuda")
+
+
+@pytest.mark.parametrize("load", [load_model, random_init])
+def test_out_of_memory_is_no_damaged_checkpoint(
+    load: Callable[..., Any], checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    for name in ("from_pretrained", "from_config"):
+        monkeypatch.setattr(AutoModelForImageTextToText, name, full)
+    with pytest.raises(ModelError, match=r"does not fit in the memory of cpu; load it in bf") as no:
+        load(checkpoints["llava"])
+    assert isinstance(no.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_what_transformers_said_can_be_looked_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    caplog.set_level(logging.DEBUG, "vflowopt_search")
+    with pytest.raises(ModelError) as told:
+        load_model(tmp_path)
+    [record] = caplog.records
+    assert record.exc_info is not None and record.exc_info[1] is told.value.__cause__
+
+
+def test_a_mistake_of_ours_is_not_the_checkpoints(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(kind: type[ProcessorMixin]) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("vflowopt_search.adapters.loading.without_video", mistaken)
+    with pytest.raises(KeyError, match="ours"):
+        load_processor(checkpoints["llava_onevision"])
 
 
 # --- a configuration alone

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -43,8 +45,7 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
     named = vars(errors).values()  # the client's base error is imported there
     own = [each for each in named if isinstance(each, type) and issubclass(each, Exception)]
-    # an answer that is no JSON, as a proxy's; a client that was closed
-    return (*own, OSError, ValueError, RuntimeError)
+    return (*own, OSError, json.JSONDecodeError)  # an answer that is no JSON, as a proxy's
 
 
 def offline_wanted() -> bool:
@@ -67,5 +68,5 @@ def hub_answers() -> bool:
         return True
     except URLError as error:
         return isinstance(error.reason, ssl.SSLError)  # the certificate is the next one's business
-    except OSError:
+    except (OSError, HTTPException):  # nothing, or what speaks no HTTP, as a proxy may
         return False

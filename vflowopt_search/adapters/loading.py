@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +21,18 @@ from transformers import (
 )
 
 from vflowopt_search.adapters.hub import Source, find_checkpoint, hub_errors
-from vflowopt_search.adapters.processors import image_only_processor
+from vflowopt_search.adapters.processors import (
+    processor_class_of,
+    without_video,
+)
 from vflowopt_search.errors import ModelError, first_line
 from vflowopt_search.strategy import PixelScale
 
 # transformers annotates its automatic classes in part only
 _AutoModel: Any = AutoModelForImageTextToText
 _AutoProcessor: Any = AutoProcessor
+
+_log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -38,8 +44,8 @@ def load_model(
 ) -> PreTrainedModel:
     """An image-text model in eval mode on `device`; `dtype` "auto" is what the checkpoint holds.
 
-    Raises `ModelError` when there is no such checkpoint, when it is of another kind, and when its
-    weights are damaged or incomplete.
+    Raises `ModelError` when there is no such checkpoint, when it is of another kind, when its
+    weights are damaged or incomplete, and when they do not fit in the device's memory.
     """
     place, precision = parse_device(device), _parse_dtype(dtype)
     source = find_checkpoint(name_or_path)
@@ -47,12 +53,13 @@ def load_model(
     with _named(source):
         config = AutoConfig.from_pretrained(source.name, **options)
     _require_image_text(config, source.name)
-    with _named(source):
-        model, report = _AutoModel.from_pretrained(
-            source.name, config=config, dtype=precision, output_loading_info=True, **options
-        )
-    _require_all_weights(sorted(report["missing_keys"]), source.name)
-    return _ready(model, place)
+    with _fitting(source.name, place):
+        with _named(source):
+            model, report = _AutoModel.from_pretrained(
+                source.name, config=config, dtype=precision, output_loading_info=True, **options
+            )
+        _require_all_weights(sorted(report["missing_keys"]), source.name)
+        return _ready(model, place)
 
 
 def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
@@ -62,8 +69,7 @@ def load_processor(name_or_path: str | Path, *, trust_remote_code: bool = False)
     """
     source = find_checkpoint(name_or_path)
     options = _options(source, trust_remote_code)
-    with _named(source):
-        processor = _whole_processor(source.name, options)
+    processor = _whole_processor(source, options)
     processor.tokenizer.padding_side = "left"  # prompts of a batch end together
     return processor
 
@@ -78,7 +84,8 @@ def random_init(
     """A model of random weights from a configuration file, or from a folder that holds one.
 
     For speed and memory at full size where the weights cannot be had. "auto" is the
-    configuration's own type. Raises `ModelError` when the file is no image-text configuration.
+    configuration's own type. Raises `ModelError` when the file is no image-text configuration, and
+    when the model does not fit in the device's memory.
     """
     place, precision = parse_device(device), _parse_dtype(dtype)
     path = Path(config_json).expanduser()
@@ -89,10 +96,11 @@ def random_init(
     _require_image_text(config, str(path))
     if precision == "auto":
         precision = config.dtype or torch.float32
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
-        torch.manual_seed(seed)
-        model = _AutoModel.from_config(config, dtype=precision)
-    return _ready(model, place)
+    with _fitting(str(path), place):
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
+            torch.manual_seed(seed)
+            model = _AutoModel.from_config(config, dtype=precision)
+        return _ready(model, place)
 
 
 def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
@@ -115,26 +123,31 @@ def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
     )
 
 
-def _whole_processor(name: str, options: dict[str, Any]) -> ProcessorMixin:
+def _whole_processor(source: Source, options: dict[str, Any]) -> ProcessorMixin:
     """What `AutoProcessor` gives if it is a processor, else one put together for images only."""
-    refusal: Exception | None = None
+    refusal: ModelError | None = None
     try:
-        processor = _AutoProcessor.from_pretrained(name, **options)
+        with _named(source):
+            processor = _AutoProcessor.from_pretrained(source.name, **options)
         if isinstance(processor, ProcessorMixin):  # without torchvision, maybe a tokenizer only
             return processor
-    except _loading_errors() as error:  # its video processor cannot be built, or was never saved
+    except ModelError as error:  # its video processor cannot be built, or was never saved
         refusal = error
-    assembled = image_only_processor(name, options)
-    if assembled is not None:
-        return assembled
-    raise refusal or ModelError(
-        f"{name} names no processor that transformers knows; give the folder of an image-text model"
-    )
+    with _named(source):
+        whole = processor_class_of(source.name, options)
+    if whole is None:
+        raise refusal or ModelError(
+            f"{source.name} names no processor that transformers knows; give the folder of an "
+            f"image-text model"
+        )
+    for_images = without_video(whole)
+    with _named(source):
+        return for_images.from_pretrained(source.name, **options)
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:
     """What loading raises for files that are absent, malformed, damaged or of another kind."""
-    return (TypeError, KeyError, ImportError, *hub_errors())
+    return (TypeError, ValueError, KeyError, RuntimeError, ImportError, *hub_errors())
 
 
 def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
@@ -155,19 +168,37 @@ def _options(source: Source, trust_remote_code: bool) -> dict[str, Any]:
 
 @contextmanager
 def _named(source: Source) -> Iterator[None]:
-    """Whatever transformers raises, told as one sentence that names the checkpoint."""
+    """Whatever transformers raises, told as one sentence that names the checkpoint.
+
+    Only calls of transformers stand in such a block: it takes any mistake for the checkpoint's.
+    """
     if source.is_folder and not (Path(source.name) / "config.json").is_file():
         raise ModelError(
             f"{source.name} holds no config.json; give the folder that save_pretrained wrote"
         )
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the checkpoint
+        raise
     except SafetensorError as error:
         raise ModelError(
             f"{source.name}: the safetensors file is damaged ({error}); fetch it again"
         ) from error
     except _loading_errors() as error:
+        _log.debug("%s cannot be loaded", source.name, exc_info=error)
         raise ModelError(_explain(source, error)) from error
+
+
+@contextmanager
+def _fitting(name: str, place: torch.device) -> Iterator[None]:
+    """Running out of memory, told as one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{name} does not fit in the memory of {place}; load it in bfloat16, or on a device "
+            f"with more memory that is free"
+        ) from error
 
 
 def _explain(source: Source, error: BaseException) -> str:

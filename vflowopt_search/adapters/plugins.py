@@ -6,11 +6,14 @@ it. Nothing is imported before a model of that type, or the list of families, is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container
 from importlib.metadata import EntryPoint, entry_points
 
 from vflowopt_search.adapters.base import Adapter, Family
 from vflowopt_search.errors import ModelError
+
+_log = logging.getLogger(__name__)
 
 GROUP = "vflowopt_search.adapters"
 
@@ -55,6 +58,7 @@ def _loaded(entry: EntryPoint) -> type[Adapter]:
     try:
         adapter = entry.load()
     except BROKEN as error:
+        _log.debug("%s cannot be loaded", entry.value, exc_info=error)
         raise ModelError(
             f"the package {package} offers an adapter for {entry.name} models, but {entry.value} "
             f"cannot be loaded ({type(error).__name__}: {error}); repair or uninstall {package}"

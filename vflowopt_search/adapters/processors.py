@@ -71,20 +71,12 @@ def without_video(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]
     return type(processor_class.__name__, (processor_class, _WithoutVideo), body)
 
 
-def image_only_processor(name: str, options: dict[str, Any]) -> ProcessorMixin | None:
-    """The processor of checkpoint `name`, put together from its image processor and tokenizer.
+def processor_class_of(name: str, options: dict[str, Any]) -> type[ProcessorMixin] | None:
+    """The class that the files of checkpoint `name` say, else the one of its model type.
 
     `options` go to transformers (`local_files_only`, `trust_remote_code`). None when the checkpoint
     names no processor that transformers knows.
     """
-    processor_class = _own_class(name, options)
-    if processor_class is None:
-        return None
-    return without_video(processor_class).from_pretrained(name, **options)
-
-
-def _own_class(name: str, options: dict[str, Any]) -> type[ProcessorMixin] | None:
-    """The class that the checkpoint's files name, else the one of its model type."""
     for file in NAMING_FILES:
         found = cached_file(
             name,

@@ -12,7 +12,6 @@ import typer
 
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
 from vflowopt_search.cli.evaluate import chosen_model
-from vflowopt_search.cli.loading import SHIPPED, ModelSource, load
 from vflowopt_search.cli.options import (
     Device,
     Dtype,
@@ -24,6 +23,7 @@ from vflowopt_search.cli.options import (
     TrustRemoteCode,
 )
 from vflowopt_search.errors import CalibrationError
+from vflowopt_search.model_source import SHIPPED, ModelSource, load
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import find_strategy
 

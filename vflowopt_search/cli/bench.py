@@ -14,7 +14,6 @@ from rich.table import Table
 from vflowopt_search.cli.bench_table import rendered
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.interrupted import INTERRUPTED
-from vflowopt_search.cli.loading import ModelSource, load_model, load_processor
 from vflowopt_search.cli.options import (
     Device,
     Dtype,
@@ -26,6 +25,7 @@ from vflowopt_search.cli.options import (
 from vflowopt_search.cli.output import check_file
 from vflowopt_search.cli.progress import display
 from vflowopt_search.errors import BenchmarkError, ModelError
+from vflowopt_search.model_source import ModelSource, load_model, load_processor
 from vflowopt_search.strategy_hub import find_strategy
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from vflowopt_search.cli import comparison
 from vflowopt_search.cli.comparison import Columns, Comparison
 from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.job import Job
-from vflowopt_search.cli.loading import SHIPPED
 from vflowopt_search.cli.pictures import write_baselines, write_overlays, written
 from vflowopt_search.cli.preparation import Prepared, held_out_questions
 from vflowopt_search.cli.progress import Display
 from vflowopt_search.cli.summary import Summary, earlier_comparison
 from vflowopt_search.errors import StudyError
+from vflowopt_search.model_source import SHIPPED
 from vflowopt_search.report.words import FOUND
 
 if TYPE_CHECKING:

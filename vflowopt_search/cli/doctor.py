@@ -13,9 +13,9 @@ import typer
 
 from vflowopt_search import __version__
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
-from vflowopt_search.cli.loading import ModelSource, load_model, load_processor
 from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, RandomInit, TrustRemoteCode
 from vflowopt_search.errors import ModelError
+from vflowopt_search.model_source import ModelSource, load_model, load_processor
 
 if TYPE_CHECKING:
     from vflowopt_search.selfcheck.report import Report

@@ -23,9 +23,9 @@ from vflowopt_search.cli.evaluation_table import (
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
-from vflowopt_search.cli.loading import SHIPPED, ModelSource, load
 from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
+from vflowopt_search.model_source import SHIPPED, ModelSource, load
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet

@@ -10,8 +10,8 @@ import typer
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import typed
-from vflowopt_search.cli.loading import SHIPPED, ModelSource
 from vflowopt_search.errors import CalibrationError
+from vflowopt_search.model_source import SHIPPED, ModelSource
 from vflowopt_search.recipe import StudyRecipe
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vflowopt_search.cli import preparation
 from vflowopt_search.cli.job import DataOptions
-from vflowopt_search.cli.loading import SHIPPED
+from vflowopt_search.model_source import SHIPPED
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet

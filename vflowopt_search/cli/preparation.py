@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import quiet_progress_bars
 from vflowopt_search.cli.job import Job
-from vflowopt_search.cli.loading import SHIPPED, load
+from vflowopt_search.model_source import SHIPPED, load
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet, Sample

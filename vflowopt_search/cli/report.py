@@ -16,7 +16,7 @@ from vflowopt_search.errors import StudyError
 
 if TYPE_CHECKING:
     from vflowopt_search.cli.job import DataOptions, Job
-    from vflowopt_search.cli.loading import ModelSource
+    from vflowopt_search.model_source import ModelSource
     from vflowopt_search.report.runs import Run
 
 PORT = 8080
@@ -84,9 +84,9 @@ def report(
     Example: vflowopt-search report runs/a runs/b --output both.html
     """
     from vflowopt_search.cli.job import DataOptions, parse_columns
-    from vflowopt_search.cli.loading import ModelSource
     from vflowopt_search.cli.output import check_file
     from vflowopt_search.cli.pictures import written
+    from vflowopt_search.model_source import ModelSource
     from vflowopt_search.report.gaps import gaps
     from vflowopt_search.report.page import write_report
     from vflowopt_search.report.runs import load_run

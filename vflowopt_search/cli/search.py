@@ -11,7 +11,7 @@ from vflowopt_search.cli.job import (
     resolve_output,
     resolve_recipe,
 )
-from vflowopt_search.cli.loading import ModelSource
+from vflowopt_search.model_source import ModelSource
 
 
 def search(

@@ -15,7 +15,6 @@ from vflowopt_search.cli.evaluate import checked_model, chosen_data, chosen_mode
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData
-from vflowopt_search.cli.loading import SHIPPED, ModelSource
 from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
 from vflowopt_search.cli.validation_inputs import (
@@ -27,6 +26,7 @@ from vflowopt_search.cli.validation_inputs import (
     validation_objective,
 )
 from vflowopt_search.cli.validation_table import caution, correlations, picks, sentence
+from vflowopt_search.model_source import SHIPPED, ModelSource
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet

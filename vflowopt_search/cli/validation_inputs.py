@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
-from vflowopt_search.cli.loading import SHIPPED, ModelSource
 from vflowopt_search.errors import CalibrationError, StudyError
+from vflowopt_search.model_source import SHIPPED, ModelSource
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ Shape suffixes: B = rows, N = visual tokens of a row, V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -26,7 +27,7 @@ from vflowopt_search.adapters.feeding import (
 from vflowopt_search.adapters.generic import GenericAdapter
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.budget import kept_counts
-from vflowopt_search.errors import UnsupportedError, VFlowOptError, first_line
+from vflowopt_search.errors import ModelError, UnsupportedError, VFlowOptError, first_line
 from vflowopt_search.pruning.last_token import last_token_only
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
@@ -47,13 +48,16 @@ from vflowopt_search.selfcheck.inputs import (
 )
 from vflowopt_search.selfcheck.masking import masked_logits
 from vflowopt_search.selfcheck.report import Check, Report
-from vflowopt_search.strategy import Importance, Stage, Strategy
+from vflowopt_search.selfcheck.strategies import middle_of, strategies_of, strategy_of
+from vflowopt_search.strategy import Strategy
 
 NOISE_FACTOR = 4
 """How many times the model's own noise a difference may be: both sides have it."""
 
 MOST_OF_PADDING = 0.02
 """How far a model's unpruned answers in a batch may be from those one by one, in any precision."""
+
+_log = logging.getLogger(__name__)
 
 _PASSED: WeakSet[nn.Module] = WeakSet()
 
@@ -69,12 +73,12 @@ def check_model(model: nn.Module, processor_or_inputs: Any = None) -> Report:
             makes pixels of noise where the model takes nothing else.
 
     Raises:
-        ModelError: no adapter serves the model, or it is pruned at the moment.
+        ModelError: no adapter serves the model, it is pruned at the moment, or memory runs out.
         VFlowOptError: no inputs can be made, or the model breaks down on the way.
     """
     refuse_if_pruned(model)
     adapter = adapter_for(model)
-    with _settled(adapter.model):
+    with _fitting(adapter), _settled(adapter.model):
         prompts = make_prompts(adapter, processor_or_inputs)
         checks = _made(adapter, prompts)
     report = Report(adapter.model_type, type(adapter).__name__, prompts.told, tuple(checks))
@@ -104,9 +108,10 @@ def _made(adapter: Adapter, prompts: Prompts) -> list[Check]:
     try:
         for check in _checks(adapter, prompts):
             checks.append(check)
-    except VFlowOptError:
+    except (VFlowOptError, torch.OutOfMemoryError):  # also a RuntimeError, but no breakdown
         raise
     except BREAKDOWNS as error:
+        _log.debug("the self-check of a %s model broke down", adapter.model_type, exc_info=error)
         if all(check.passed for check in checks):
             last = checks[-1].name if checks else "the start"
             raise UnsupportedError(
@@ -142,7 +147,7 @@ class _Bounds(NamedTuple):
 def _checks(adapter: Adapter, prompts: Prompts) -> Iterator[Check]:
     whole = answer(adapter, prompts.batch)
     yield Check("logits that are not finite, unpruned", not_finite([whole.logits]), 0)
-    everything = _strategies(adapter, keep=1.0)[0]
+    everything = strategies_of(adapter, keep=1.0)[0]
     kept, _ = pruned_answer(adapter, prompts.batch, everything)
     yield Check("all kept: logits", largest(kept.logits - whole.logits), 0)
     yield Check("all kept: answers that differ", float((kept.ids != whole.ids).sum()), 0)
@@ -150,7 +155,7 @@ def _checks(adapter: Adapter, prompts: Prompts) -> Iterator[Check]:
     noise = gap_between(unmasked, whole.logits)
     bounds = _Bounds.of(adapter.backbone.dtype)
     yield Check("nothing forbidden: logits", noise, bounds.most)
-    for strategy in _strategies(adapter, keep=0.5):
+    for strategy in strategies_of(adapter, keep=0.5):
         yield from _removal(adapter, prompts.batch, strategy, bounds.over(noise))
     yield from _eager_map(adapter, prompts.batch)
     yield from _encoded_before(adapter, prompts.batch, bounds)
@@ -222,7 +227,7 @@ def _together(adapter: Adapter, prompts: Prompts, bounds: _Bounds, noise: float)
     if not plain:
         return
     # a score that reads the image may break a tie another way in a batch
-    strategy = _strategy(adapter, "two prompts", sorted(plain)[0], (0, _middle(adapter)), 0.5)
+    strategy = strategy_of(adapter, "two prompts", sorted(plain)[0], (0, middle_of(adapter)), 0.5)
     # some models do not answer alike in a batch even unpruned, which is no fault of pruning
     most = max(bounds.most, MOST_OF_PADDING)
     padding = Check(
@@ -248,31 +253,16 @@ def _batch_gap(adapter: Adapter, prompts: Prompts, strategy: Strategy | None) ->
     return max(gaps) if all(gap == gap for gap in gaps) else float("nan")
 
 
-def _strategies(adapter: Adapter, keep: float) -> list[Strategy]:
-    """One that starts before the decoder and goes on inside it, one that reads the decoder."""
-    offered, middle = adapter.family.scores, _middle(adapter)
-    early = next((s for s in ("received_attention", "uniform", "random") if s in offered), None)
-    late = "text_attention" if "text_attention" in offered else early
-    found = []
-    if early is not None:
-        layers = (0, middle) if middle > 0 else (0,)
-        found.append(_strategy(adapter, f"before the decoder, {early}", early, layers, keep))
-    if late is not None and middle > 0:
-        found.append(_strategy(adapter, f"inside the decoder, {late}", late, (1,), keep))
-    return found
-
-
-def _strategy(
-    adapter: Adapter, name: str, score: str, layers: Sequence[int], keep: float
-) -> Strategy:
-    reads = score == "received_attention" and bool(adapter.vision_layers)
-    importance = Importance(score=score, vision_layer=adapter.vision_layers[-1] if reads else None)
-    stages = tuple(Stage(layer=layer, keep_ratio=keep) for layer in sorted(set(layers)))
-    return Strategy(name=name, importance=importance, stages=stages)
-
-
-def _middle(adapter: Adapter) -> int:
-    return len(adapter.decoder_layers) // 2
+@contextmanager
+def _fitting(adapter: Adapter) -> Iterator[None]:
+    """Running out of memory, told as one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the self-check of this {adapter.model_type} model ran out of memory on "
+            f"{adapter.backbone.device}; free some, or check it on a device with more"
+        ) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Shape suffixes: S = prompt, N = visual tokens.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ SIDE = 336  # pixels; most processors make one tile of it
 QUESTIONS = ("What is in this image?", "How many objects are in this image, and of what color?")
 PIXELS = "pixel_values"
 IDS = {"input_ids", "attention_mask"}
+
+_log = logging.getLogger(__name__)
 
 # what a model raises that is given other inputs than its own kind takes, or is built otherwise
 BREAKDOWNS = (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError)
@@ -70,7 +73,10 @@ def make_prompts(adapter: Adapter, source: Any) -> Prompts:
         return Prompts(each[0], each, together, f"a noise image through {type(source).__name__}")
     try:
         each = [_without_processor(adapter, len(question.split())) for question in QUESTIONS]
+    except torch.OutOfMemoryError:  # a RuntimeError that is no breakdown
+        raise
     except BREAKDOWNS as error:
+        _log.debug("inputs of a %s model cannot be made up", adapter.model_type, exc_info=error)
         raise UnsupportedError(
             f"this {adapter.model_type} model cannot be checked without its processor, for its "
             f"inputs are not pixels alone ({first_line(error)}); call "

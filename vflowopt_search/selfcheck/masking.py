@@ -22,9 +22,9 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.pruning.probe import eager_of, functions_of
 from vflowopt_search.pruning.record import LastPrefill
+from vflowopt_search.pruning.state import SPANS, layer_type
 
 NO_WINDOW = 2**30
-WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 
@@ -109,10 +109,8 @@ class _Counted:
 def _forbidding(adapter: Adapter, alive_LBS: list[Tensor]) -> Iterator[None]:
     """Let every decoder layer look at living tokens only, inside the `with` block."""
     config = adapter.backbone.config
-    kinds = getattr(config, "layer_types", None)
-    usual = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
     changed: dict[str, Any] = {
-        name: NO_WINDOW for name in WINDOWS.values() if getattr(config, name, None)
+        name: NO_WINDOW for name in SPANS.values() if getattr(config, name, None)
     }
     windows = {name: getattr(config, name) for name in changed}
     changed["_attn_implementation_internal"] = "eager"  # masks are built in full
@@ -120,7 +118,7 @@ def _forbidding(adapter: Adapter, alive_LBS: list[Tensor]) -> Iterator[None]:
     with ExitStack() as stack:
         for layer, alive_BS in enumerate(alive_LBS):
             module = adapter.decoder_attention(layer)
-            kind = WINDOWS.get(kinds[layer] if kinds else usual, "")
+            kind = SPANS.get(layer_type(config, layer), "")
             looking = _Forbidding(alive_BS, kind, windows.get(kind))
             stack.enter_context(attending(module, looking))
         for name, value in changed.items():
