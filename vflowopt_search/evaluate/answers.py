@@ -74,7 +74,7 @@ class Asking:
 
 
 def facts_of(model: nn.Module, name: str | None = None) -> ModelFacts:
-    """What plain strategies have to know of a model."""
+    """What baselines have to know of a model."""
     adapter = adapter_for(model)
     return ModelFacts(
         identity=identity_of(model, name),
@@ -101,7 +101,7 @@ def ask(
     Args:
         asking: the model and how it is asked.
         samples: with or without labels.
-        strategies: name to strategy, None for the whole model.
+        strategies: name to strategy, None for the unpruned model.
         ledger: keeps each batch as soon as it is answered.
         progress: called with (answers known, answers in total).
 

@@ -1,6 +1,6 @@
 """The self-check: what pruning promises, measured on one model, here and now.
 
-Keeping everything changes no bit; removing tokens equals forbidding them in the whole model; the
+Keeping everything changes no bit; removing tokens equals forbidding them in the unpruned model; the
 cache holds what was planned; scores are finite; a batch answers as its prompts do one by one.
 
 Shape suffixes: B = rows, N = visual tokens of a row, V = vocabulary.
@@ -166,7 +166,7 @@ def _checks(adapter: Adapter, prompts: Prompts) -> Iterator[Check]:
 def _removal(
     adapter: Adapter, inputs: Mapping[str, Any], strategy: Strategy, limit: float
 ) -> Iterator[Check]:
-    """One strategy against the whole model with the same tokens forbidden, and what it left."""
+    """One strategy against the unpruned model with the same tokens forbidden, and what it left."""
     pruned, last = pruned_answer(adapter, inputs, strategy)
     if last is None:
         yield Check(f"{strategy.name}: prompts in which no image was found", 1, 0)

@@ -1,4 +1,4 @@
-"""What a pruned model must say: the whole model, in which the same tokens are forbidden to all.
+"""What a pruned model must say: the unpruned model, in which the same tokens are forbidden to all.
 
 The stock model runs once over prompt and answer, without a cache and with nothing removed. Its
 decoder attends eagerly, by its own function, under masks to which the forbidden tokens are added.
