@@ -106,7 +106,7 @@ def ask(address: str, question: Question, max_tokens: int) -> Answered:
     except HTTPError as error:
         told = error.read().decode(errors="replace").strip()
         raise LoadTestError(
-            f"{address} refuses a question ({error.code}: {told}); mend the question"
+            f"{address} refuses a question ({error.code}: {told}); correct the question"
         ) from error
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

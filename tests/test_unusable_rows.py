@@ -153,7 +153,7 @@ def test_too_many_end_the_run_with_one_sentence(world: World, tmp_path: Path) ->
         for n in range(8)
     ]
     data.write_text("\n".join(json.dumps(row | {"answer": "red"}) for row in rows) + "\n")
-    sentence = "2 of 8 samples cannot be used, more than 20%; mend the data set"
+    sentence = "2 of 8 samples cannot be used, more than 20%; fix the data set"
     for command in (
         evaluation(world, tmp_path / "evaluation"),
         world.search(tmp_path / "run", "--samples", "8"),

@@ -40,7 +40,7 @@ def load_calibration(
     """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
 
     `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Of a video
-    `frames` are taken, 8 unless said, or `fps` a second (see `read_video`). Only chosen rows are
+    `frames` are taken, 8 by default, or `fps` a second (see `read_video`). Only chosen rows are
     decoded. The first `skip` that would be chosen are passed over: with as many as another call
     asked for, the sets are disjoint. Rows that cannot be read are left out, counted and named in
     the set's `note`; `strict` stops at the first. Where fewer than twice `num_samples` can be used,
@@ -228,7 +228,7 @@ class _Choice:
             raise CalibrationError(
                 f"{num_unreadable} {_rows(num_unreadable)} of {name} cannot be read "
                 f"({first_ids(self.unreadable)}), "
-                f"more than {MOST_UNUSABLE:.0%} of those tried; mend the data set (the first: "
+                f"more than {MOST_UNUSABLE:.0%} of those tried; fix the data set (the first: "
                 f"{self.fault})"
             )
 

@@ -61,7 +61,7 @@ def require_few(refusals: Refusals, num_samples: int) -> None:
     if len(refusals) > MOST_UNUSABLE * num_samples:
         raise CalibrationError(
             f"{len(refusals)} of {num_samples} samples cannot be used, more than "
-            f"{MOST_UNUSABLE:.0%}; mend the data set, or choose another ({_which(refusals)})"
+            f"{MOST_UNUSABLE:.0%}; fix the data set, or choose another ({_which(refusals)})"
         )
 
 

@@ -53,13 +53,13 @@ def apply(
     file: StrategyPath,
     model: Annotated[
         str | None,
-        typer.Option(help="Hub name, folder, or `testbed`; the strategy's unless said."),
+        typer.Option(help="Hub name, folder, or `testbed`. Default: the strategy's."),
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What to ask; <image> may say where one belongs. Of `testbed` a shipped question "
-            "with its picture unless said."
+            help="Question; <image> marks where an image goes. Default for `testbed`: a bundled "
+            "question with its image."
         ),
     ] = None,
     image: Annotated[

@@ -55,7 +55,7 @@ class DataOptions:
         return [f"--{name}" for name in changed]
 
     def refuse_for_shipped(self, what: str, option: str) -> None:
-        """Refuse options that describe data of one's own, where the data is what comes along.
+        """Refuse options that describe data of one's own, where the data is the bundled one.
 
         Args:
             what: the data, in words.

@@ -23,7 +23,7 @@ class LabelledData:
         source: `testbed`, a data set's name, a folder or a file.
         options: how it is read.
         samples: how many; None is 1000, or all of the shipped ones.
-        by: the column whose values are told apart; None guesses.
+        by: the column by whose values results are broken down; None guesses.
         instruction: added below every question.
         lists_options: whether the options of a multiple-choice question are added as well.
         seed: of the choice.

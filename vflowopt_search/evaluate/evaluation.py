@@ -130,7 +130,7 @@ def evaluate(
 
     Args:
         asking: the model and how it is asked.
-        samples: labelled samples; a sample's group, if it has one, is told apart.
+        samples: labelled samples; results are broken down by their groups, if any.
         strategies: name to strategy.
         metric: one of `metrics.METRICS`.
         ledger: keeps the answers, so that a second call asks only what is missing.

@@ -25,7 +25,7 @@ def serve(folder: Path, port: int, *, url: str | None, ready: Callable[[], None]
         folder: the output folder of a search.
         port: on this machine alone.
         url: the database's, of a search that was given one; the one that the folder's command
-            names unless said.
+            names by default.
         ready: called just before the server starts.
 
     Raises:

@@ -76,7 +76,7 @@ def load_run(folder: str | Path, *, storage: str | None = None, study: Study | N
     Args:
         folder: the output folder of a search.
         storage: the database's URL, of a search that was given one; the one that the folder's
-            command names unless said.
+            command names by default.
         study: the study, where it is open already.
 
     Raises:
