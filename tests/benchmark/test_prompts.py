@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
+import torch
 
 from tests.families import tiny
 from tests.tiny import tiny_model, tiny_processor
@@ -25,9 +26,14 @@ def test_prompts_without_a_processor_are_what_the_model_takes(
     model: Any = tiny(name).model()
     adapter = adapter_for(model)
     inputs = without_processor(adapter).batch(2, size)
+    assert set(inputs) == set(tiny(name).inputs(torch.float32))  # a processor's
     encoded = adapter.features(
         model.model.get_image_features(
-            **{k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")},
+            **{
+                k: v
+                for k, v in inputs.items()
+                if k in ("pixel_values", "image_sizes", "image_grid_thw")
+            },
             return_dict=True,
         )
     )

@@ -89,9 +89,19 @@ def test_with_all_samples_other_samples_might_have_been_there_too() -> None:
     assert spreads(10_000, 64)[0] > spreads(10_000, 4096)[0]
 
 
-def test_few_questions_make_intervals_wider() -> None:
-    few, many = spreads(50, 4096), spreads(5000, 4096)
-    assert few[0] > 1.2 * many[0] and few[1] > 1.2 * many[1]
+def test_few_questions_make_the_interval_of_a_certain_pick_wide() -> None:
+    """Nothing but the questions is drawn there: the divergences are the same on every sample."""
+    divergence_KS = np.repeat(np.array([[0.1], [0.2], [0.3]]), 16, axis=1)
+    widths = []
+    for number in (40, 4000):
+        rng = np.random.default_rng(0)
+        scores_KN = (rng.random((3, number)) < np.array([[0.5], [0.7], [0.2]])).astype(float)
+        [row] = predictions({"one": divergence_KS}, scores_KN, range(number), against="one", seed=0)
+        accuracy_K = scores_KN.mean(1)
+        assert row.picked.value == pytest.approx(accuracy_K[0] / accuracy_K[1])
+        assert row.picked.low < row.picked.value < row.picked.high
+        widths.append(row.picked.high - row.picked.low)
+    assert widths[0] > 3 * widths[1]  # the square root of 100, about, as far as 1 allows
 
 
 def test_questions_about_one_image_are_drawn_together() -> None:
