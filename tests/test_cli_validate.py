@@ -124,6 +124,26 @@ def test_calibration_samples_of_their_own(world: World, searched: Path, tmp_path
     assert (told["calibration_samples"], told["questions"]) == (3, 6)  # the others show them
 
 
+def job_on(data: Path, calibration: Path, options: DataOptions, model: Path, run: Path) -> Any:
+    """A validation of which only the samples matter."""
+    return ValidationJob(
+        run=run,
+        source=ModelSource(str(model)),
+        data=LabelledData(str(data), options),
+        calibration=str(calibration),
+        strategies=8,
+        samples=4,
+        questions=4,
+        space="vflowopt",
+        metric="exact_match",
+        output=run,
+        max_new_tokens=2,
+        batch_size=None,
+        cache=None,
+        self_check=False,
+    )
+
+
 def test_calibration_samples_are_read_as_the_questions_are(world: World, tmp_path: Path) -> None:
     """Unusual columns and chats are named once; a column that is absent there is guessed."""
     chat = [
@@ -146,22 +166,8 @@ def test_calibration_samples_are_read_as_the_questions_are(world: World, tmp_pat
         files.append(tmp_path / f"{number}.jsonl")
         files[-1].write_text("\n".join(map(json.dumps, rows)) + "\n")
     columns = {"image": "scan", "prompt": "talk", "answer": "gold"}
-    job = ValidationJob(
-        run=tmp_path,
-        source=ModelSource(str(world.model)),
-        data=LabelledData(str(files[0]), DataOptions(columns=columns, turns="all")),
-        calibration=str(files[1]),
-        strategies=8,
-        samples=4,
-        questions=4,
-        space="vflowopt",
-        metric="exact_match",
-        output=tmp_path,
-        max_new_tokens=2,
-        batch_size=None,
-        cache=None,
-        self_check=False,
-    )
+    options = DataOptions(columns=columns, turns="all")
+    job = job_on(files[0], files[1], options, world.model, tmp_path)
     calibration, questions = samples_apart(job)
     assert {one.prompt for one in (*calibration.samples, *questions.samples)} == {"how many"}
     assert all(len(one.turns) == 3 for one in calibration.samples)

@@ -82,18 +82,6 @@ def test_a_model_made_from_a_configuration_has_no_place() -> None:
         prune(tiny_model("llava"))
 
 
-def test_a_run_folder_by_name_and_never_beside_a_checkpoint(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(checkpoint, tmp_path / "mine")
-    HALF.save(folder / "strategy.json")
-    assert find_strategy(folder) == HALF
-    with pytest.raises(StrategyError, match=f"holds no {STRATEGY_FILE}; save one"):
-        prune(load_model(folder))  # nobody named it
-    THIRD.save(folder / STRATEGY_FILE)
-    assert find_strategy(folder) == THIRD
-
-
 def test_a_folder_that_went_away_is_named(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "mine")
     model = load_model(folder)
