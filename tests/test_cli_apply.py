@@ -68,7 +68,7 @@ def test_other_models_and_pictures_need_a_question(more: list[str], world: World
     model = "testbed" if more else world.model
     result = run("apply", world.model.with_name("half.json"), "--model", model, *files)
     assert result.exit_code == 2
-    assert "nothing is asked; only the shipped model" in " ".join(
+    assert "nothing is asked; only the bundled model" in " ".join(
         result.stderr.replace("│", " ").split()
     )
 

@@ -288,7 +288,7 @@ def test_apply_refuses_what_is_no_image(searched: Path, world: World) -> None:
     ("typed", "sentence"),
     [
         (["--device", "cuda:99"], "device cuda:99 was asked for but torch sees"),
-        (["--prompt", "what is this ?"], "the calibration samples are the shipped ones"),
+        (["--prompt", "what is this ?"], "the calibration samples are the bundled ones"),
     ],
 )
 def test_wrong_input_about_the_shipped_model_is_one_sentence(

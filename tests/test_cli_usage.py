@@ -163,7 +163,7 @@ def test_wrong_usage_names_the_option_and_makes_nothing(
         (["search", "--strict", "--fps", "2", "--output", "new"], "error: --fps describes data"),
         (
             ["evaluate", "baseline:random", "--retain", "1", "--model", "testbed", "--fps", "2"],
-            "error: --fps describes data of your own, but the questions are the shipped ones",
+            "error: --fps describes data of your own, but the questions are the bundled ones",
         ),
         (
             ["search", "--video-column", "a", "--split", "b", "--output", "new"],

@@ -131,7 +131,7 @@ def shipped_question(model: str, *, more: bool) -> Sample:
 
     if model != SHIPPED or more:
         raise typer.BadParameter(
-            "nothing is asked; only the shipped model has a question of its own, and only with its "
+            "nothing is asked; only the bundled model has a question of its own, and only with its "
             "own picture: say what to ask",
             param_hint="--prompt",
         )

@@ -60,20 +60,22 @@ MeasuredModel = Annotated[
 Init = Annotated[
     Path | None,
     typer.Option(
-        help="Random weights for this config.json, with which times are the same. Default: "
+        help="Random weights from this config.json; times do not depend on the weights. Default: "
         "the checkpoint's weights. Without processor files beside it, or a --model that has them, "
         "for types internvl, llava, llava_next, llava_onevision, qwen2_vl and qwen2_5_vl only."
     ),
 ]
 NewTokens = Annotated[int, typer.Option(min=2, help="Tokens of each answer.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each side.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each model, unpruned and pruned.")]
 Picture = Annotated[
     Path | None, typer.Option(help="Image file, resized to each resolution. Default: noise.")
 ]
 Prompt = Annotated[
     str | None, typer.Option(help="Question about the image. Default: what is in it.")
 ]
-Output = Annotated[Path | None, typer.Option(help="JSON file to write, too. Default: none.")]
+Output = Annotated[
+    Path | None, typer.Option(help="Also write the results to this JSON file. Default: none.")
+]
 
 
 def bench(

@@ -168,9 +168,9 @@ def _shipped() -> list[Finding]:
     findings = []
     try:
         check_weights(WEIGHTS_FOLDER)
-        findings.append(Finding("shipped model", "intact", True, "--model testbed"))
+        findings.append(Finding("bundled model", "intact", True, "--model testbed"))
     except VFlowOptError as error:
-        findings.append(Finding("shipped model", "damaged", False, str(error)))
+        findings.append(Finding("bundled model", "damaged", False, str(error)))
     try:
         found = ", ".join(name for name, _ in list_spaces())
         findings.append(Finding("search spaces", found, True))

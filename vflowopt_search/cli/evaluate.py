@@ -48,7 +48,7 @@ Retain = Annotated[
         help="Retention ratio of the baselines, in (0, 1]. Default: that of the first file.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Chooses samples, draws resamples.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed for choosing samples and for the bootstrap.")]
 Output = Annotated[
     Path | None,
     typer.Option(

@@ -67,7 +67,7 @@ class DataOptions:
         if self.typed:
             verb = "describes" if len(self.typed) == 1 else "describe"
             raise CalibrationError(
-                f"{', '.join(self.typed)} {verb} data of your own, but {what} are the shipped "
+                f"{', '.join(self.typed)} {verb} data of your own, but {what} are the bundled "
                 f"ones; name your data with {option}"
             )
 

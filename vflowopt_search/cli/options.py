@@ -47,7 +47,7 @@ class ScoreName(StrEnum):
 
 
 class Sampler(StrEnum):
-    """Who draws the parameters of the trials."""
+    """Sampling algorithm of the trials' parameters."""
 
     tpe = "tpe"
     gp = "gp"
@@ -70,7 +70,7 @@ def names_of(names: type[StrEnum]) -> str:
 FRAMES_HELP = "Frames of each video, evenly spread. Default: 8."
 FPS_HELP = "Instead of --frames: frames per second of a video. Default: none."
 SPLIT_HELP = "Split of the dataset. Default: its only one."
-PROMPT_HELP = "Asked about every image. Default: the data's own questions."
+PROMPT_HELP = "Question to ask about every image. Default: the data's own questions."
 VIDEO_HELP = "Column of video files or lists of frames. Default: guessed."
 STRICT_HELP = "Stop at the first sample that cannot be used, instead of skipping it."
 TURNS_HELP = "Of a conversation: its first exchange, or all of it up to the last question."
@@ -80,7 +80,7 @@ StrategyPath = Annotated[
     Path,
     typer.Argument(
         metavar="STRATEGY",
-        help="A strategy file, or a folder with one, as the output folder of a search.",
+        help="A strategy file, or a folder that contains one, such as the output of a search.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -131,7 +131,7 @@ Trials = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Total number of trials, over all runs. Default: 100; without a MODEL 400.",
+        help="Total number of trials, over all runs. Default: 100, or 400 without a MODEL.",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random. Default: 0.")]
@@ -154,15 +154,15 @@ Sampled = Annotated[
     typer.Option(
         "--sampler",
         metavar="NAME",
-        help=f"Who draws strategies: {names_of(Sampler)}. tpe serves everywhere; gp, a Gaussian "
-        "process, for a few dozen slow trials with --no-racing; the others for comparison.",
+        help=f"Sampling algorithm: {names_of(Sampler)}. tpe is a good default; gp (Gaussian "
+        "process) suits a few dozen slow trials with --no-racing; the others are for comparison.",
     ),
 ]
 SelfCheck = Annotated[
     bool,
     typer.Option(
         "--self-check/--no-self-check",
-        help="First check, once per model, that it is pruned correctly here.",
+        help="Before the first run with a model, check that it is pruned correctly here.",
         rich_help_panel=_MEASURING,
     ),
 ]
@@ -202,7 +202,10 @@ Calibration = Annotated[
 Split = Annotated[str | None, typer.Option(help=SPLIT_HELP, rich_help_panel=_DATA)]
 Columns = Annotated[
     str | None,
-    typer.Option(help="As image=picture,prompt=question. Default: guessed.", rich_help_panel=_DATA),
+    typer.Option(
+        help="Column names, as image=picture,prompt=question. Default: guessed.",
+        rich_help_panel=_DATA,
+    ),
 ]
 Prompt = Annotated[str | None, typer.Option(help=PROMPT_HELP, rich_help_panel=_DATA)]
 VideoColumn = Annotated[str | None, typer.Option(help=VIDEO_HELP, rich_help_panel=_DATA)]
@@ -219,7 +222,7 @@ Samples = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Calibration samples. Default: 256 or, of fewer than 512, half of them.",
+        help="Calibration samples. Default: 256, or half of the data if it has fewer than 512.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -243,8 +246,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes that run trials at the same time; one for each of --devices, or 1, unless "
-        "said. With several, the same seed no longer gives the same trials.",
+        help="Number of processes that run trials in parallel. Default: one per device in "
+        "--devices, else 1. With several, a seed no longer reproduces the same trials.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -252,7 +255,8 @@ Devices = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="As cuda:0,cuda:1: for --workers in turn; all GPUs unless this or --device is said.",
+        help="Devices of the workers in turn, as cuda:0,cuda:1. Default: --device, or all GPUs if "
+        "that is auto.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -281,7 +285,8 @@ CacheGb = Annotated[
     float | None,
     typer.Option(
         callback=typed.above_zero,
-        help="Bound on the cache folder in GB, least recently used out first. Default: 20.",
+        help="Size limit of the cache folder in GB; least recently used files go first. "
+        "Default: 20.",
         rich_help_panel=_OUTPUT,
     ),
 ]

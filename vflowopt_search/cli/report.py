@@ -38,8 +38,8 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Record overlays now, with this model: hub name or folder; none are unless this or "
-        "--calibration is said.",
+        help="Record overlays now with this model: hub name or folder. Default: none, unless "
+        "--calibration is given.",
     ),
 ]
 Storage = Annotated[

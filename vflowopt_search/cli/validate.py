@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Run = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", help="Output folder of a search: its study, or its table of trials."
+        metavar="RUN", help="Output folder of a search, with its study or just its table of trials."
     ),
 ]
 Calibration = Annotated[
@@ -46,18 +46,21 @@ Calibration = Annotated[
     typer.Option(help="Samples to measure divergences on. Default: some of --data."),
 ]
 NumStrategies = Annotated[
-    int, typer.Option("--strategies", min=8, help="How many strategies to look at.")
+    int, typer.Option("--strategies", min=8, help="Number of strategies to evaluate.")
 ]
 NumCalibration = Annotated[
-    int, typer.Option("--samples", min=2, help="How many calibration samples.")
+    int, typer.Option("--samples", min=2, help="Number of calibration samples.")
 ]
 NumQuestions = Annotated[
-    int, typer.Option("--questions", min=1, help="How many labelled samples, of other images.")
+    int, typer.Option("--questions", min=1, help="Number of labelled samples, of other images.")
 ]
 Space = Annotated[
     str | None, typer.Option(help="Space of the fresh strategies. Default: that of the search.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Chooses strategies and samples, draws resamples.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Seed for choosing strategies and samples, and for the bootstrap."),
+]
 Output = Annotated[
     Path | None,
     typer.Option(help="Folder. Default: RUN.", rich_help_panel="Where results go"),
