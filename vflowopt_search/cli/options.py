@@ -113,9 +113,7 @@ TrustRemoteCode = Annotated[
 # Of `search`: what; None where a recipe or a default may say it.
 Model = Annotated[
     str | None,
-    typer.Argument(
-        help="Hub name, local folder, or `testbed`, the bundled model. Default: testbed."
-    ),
+    typer.Argument(help="Hub name, folder, or `testbed`, the bundled model. Default: testbed."),
 ]
 Space = Annotated[
     str | None, typer.Option(help="Search space: name or YAML file. Default: vflowopt.")
@@ -169,8 +167,7 @@ SelfCheck = Annotated[
 Study = Annotated[
     str | None,
     typer.Option(
-        help="Study recipe: name or YAML file; options override it. Default without a MODEL: "
-        "quickstart."
+        help="Study recipe or YAML file; options override it. Default: quickstart without a MODEL."
     ),
 ]
 HeldOut = Annotated[
@@ -246,8 +243,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of processes that run trials in parallel. Default: one per device in "
-        "--devices, else 1. With several, a seed no longer reproduces the same trials.",
+        help="Parallel worker processes. Default: one per device in --devices, else 1. With "
+        "several, a seed no longer reproduces the same trials.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -255,8 +252,7 @@ Devices = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="Devices of the workers in turn, as cuda:0,cuda:1. Default: --device, or all GPUs if "
-        "that is auto.",
+        help="Devices of the workers, as cuda:0,cuda:1. Default: --device; of auto, all GPUs.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -285,8 +281,7 @@ CacheGb = Annotated[
     float | None,
     typer.Option(
         callback=typed.above_zero,
-        help="Size limit of the cache folder in GB; least recently used files go first. "
-        "Default: 20.",
+        help="Size limit of the cache folder in GB; oldest files go first. Default: 20.",
         rich_help_panel=_OUTPUT,
     ),
 ]
