@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vflowopt_search.processes import is_alive, is_gone, this_process
+
+T = TypeVar("T")
 
 
 def sleeper() -> subprocess.Popen[bytes]:
@@ -29,6 +33,16 @@ def running_process() -> Iterator[str]:
         yield name_of(child)
     finally:
         child.communicate()
+
+
+def wait_until(happened: Callable[[], T], process: subprocess.Popen[Any] | None = None) -> T:
+    """What `happened` returns once it is true, within two minutes and while `process` runs."""
+    deadline = time.monotonic() + 120
+    while not (found := happened()):
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None
+        time.sleep(0.01)
+    return found
 
 
 def ended_process() -> str:

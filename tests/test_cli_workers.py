@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -18,6 +16,7 @@ import typer
 
 from tests.command import ROOT, World, make_world, run
 from tests.fake_study import fake_run
+from tests.other_processes import wait_until
 from vflowopt_search import run_folder, trials
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.job import Job, parse_devices
@@ -74,14 +73,6 @@ def running_of(output: Path, pid: int) -> list[int]:
     """The trials that a process measures now."""
     owned = [one for one in trials_of(output) if f":{pid}:" in one.user_attrs.get(trials.OWNER, "")]
     return [one.number for one in owned if trials.outcome_of(one) == "running"]
-
-
-def wait_until(happened: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
-    deadline = time.monotonic() + 120
-    while not (found := happened()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def child_of(process: subprocess.Popen[str]) -> int:

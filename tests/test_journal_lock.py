@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,20 +25,9 @@ SignedFileLock(sys.argv[1]).acquire()
 """
 
 
-@pytest.fixture
-def alive() -> Iterator[str]:
-    with running_process() as name:
-        yield name
-
-
-@pytest.fixture
-def dead() -> str:
-    return ended_process()
-
-
-def test_a_dead_owners_lock_does_not_hold_up(tmp_path: Path, dead: str) -> None:
+def test_a_dead_owners_lock_does_not_hold_up(tmp_path: Path) -> None:
     journal = tmp_path / "study.journal"
-    (tmp_path / "study.journal.lock").write_text(dead)
+    (tmp_path / "study.journal.lock").write_text(ended_process())
     before = time.monotonic()
     assert fake_run(storage=journal, total=1).finished
     assert time.monotonic() - before < 5
@@ -82,9 +70,9 @@ def test_a_living_owners_lock_is_respected(tmp_path: Path) -> None:
 
 
 def test_two_that_see_a_dead_owner_do_not_both_get_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: str, alive: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = tmp_path / "study.journal.lock"
+    lock, dead = tmp_path / "study.journal.lock", ended_process()
     lock.write_text(dead)
     judged: list[str] = []
 
@@ -98,7 +86,8 @@ def test_two_that_see_a_dead_owner_do_not_both_get_the_lock(
         return gone
 
     monkeypatch.setattr(journal_lock, "is_gone", another_is_quicker)
-    remove_if_left_behind(lock)
+    with running_process() as alive:
+        remove_if_left_behind(lock)
     assert judged[0] == dead
     assert lock.read_text() == alive
     assert [file.name for file in tmp_path.iterdir()] == [lock.name]
@@ -118,7 +107,8 @@ def test_an_owner_that_dies_while_others_wait_holds_nobody_up(tmp_path: Path) ->
     assert is_gone(lock.read_text())
 
 
-def test_who_died_taking_a_lock_over_holds_nobody_up(tmp_path: Path, dead: str) -> None:
+def test_who_died_taking_a_lock_over_holds_nobody_up(tmp_path: Path) -> None:
+    dead = ended_process()
     for name in ("journal.lock", "journal.lock.takeover"):
         (tmp_path / name).write_text(dead)
     before = time.monotonic()

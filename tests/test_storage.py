@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from sqlalchemy.exc import OperationalError
 
 from tests.fake_study import FakeObjective, fake_run, story
-from tests.other_processes import ended_process, running_process
+from tests.other_processes import ended_process, running_process, wait_until
 from vflowopt_search import trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.processes import is_alive, is_gone, this_process
@@ -27,27 +26,16 @@ from vflowopt_search.storage import open_storage, read_journal
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def alive() -> Iterator[str]:
-    with running_process() as name:
-        yield name
-
-
-@pytest.fixture
-def dead() -> str:
-    return ended_process()
-
-
 def start_study(journal: Path, total: int, delay: float) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.fake_study", str(journal), str(total), str(delay)]
     return subprocess.Popen(command, cwd=ROOT)
 
 
 def wait_for(journal: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    def written() -> bool:
+        return journal.exists() and journal.read_bytes().count(b"\n") >= lines
+
+    wait_until(written, process)
 
 
 def test_kill_9_costs_nothing_but_the_running_trial(tmp_path: Path) -> None:
@@ -120,13 +108,14 @@ def measured_by(owner: str, trial: optuna.Trial) -> None:
     trial.set_user_attr(trials.BEGUN, True)
 
 
-def test_a_dead_processs_trial_is_tried_again_a_living_ones_not(dead: str, alive: str) -> None:
+def test_a_dead_processs_trial_is_tried_again_a_living_ones_not() -> None:
     storage = InMemoryStorage()
-    study = left_running(storage, dead)
-    for owner in (alive, "another-host:7:boot/7", this_process()):
-        study.ask().set_user_attr(trials.OWNER, owner)
-    recover(study, storage)
-    recover(study, storage)  # as if it had been killed in between
+    study = left_running(storage, ended_process())
+    with running_process() as alive:
+        for owner in (alive, "another-host:7:boot/7", this_process()):
+            study.ask().set_user_attr(trials.OWNER, owner)
+        recover(study, storage)
+        recover(study, storage)  # as if it had been killed in between
     outcomes = [trials.outcome_of(trial) for trial in study.trials[3:]]
     assert outcomes == ["abandoned", "running", "running", "abandoned", "waiting", "waiting"]
     assert [trial.user_attrs[trials.RETRY_OF] for trial in study.trials[7:]] == [3, 6]
@@ -141,8 +130,8 @@ def test_a_trial_without_an_owner_is_tried_again_after_a_moment() -> None:
     assert [trials.outcome_of(trial) for trial in study.trials[3:]] == ["abandoned", "waiting"]
 
 
-def test_a_trial_that_kills_its_process_again_and_again_fails(dead: str) -> None:
-    storage = InMemoryStorage()
+def test_a_trial_that_kills_its_process_again_and_again_fails() -> None:
+    storage, dead = InMemoryStorage(), ended_process()
     study = left_running(storage, dead)
     for _ in range(MAX_DEATHS - 1):
         recover(study, storage)

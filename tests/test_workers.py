@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.other_processes import wait_until
 from vflowopt_search.errors import StudyError
 from vflowopt_search.workers import THREADS, Workers, threads_each, with_threads
 
@@ -28,13 +28,6 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def some(tasks: dict[str, str], folder: Path, threads: int | None = None) -> Workers:
     told = {name: (what, str(folder / name)) for name, what in tasks.items()}
     return Workers("tests.some_worker", told, threads)
-
-
-def wait_until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def sentences(workers: Workers) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,17 @@ NAMED = (
     "Option {1} is wrong. Option {0}!",
     "The answer is {0}. Option {1} is wrong.",
     "clearly {0}",
+    "{0}\nThe sign is red.",
+    "{0}.\nThe sign is red.",
+    "**{0}**\n\nThe image shows a sign.",
+    "```\n{0}\n```\nThe image shows a sign.",
+    "\n{0}\nReasoning: {1} is a cat",
+    "{0}\n\nExplanation: {1}",
+    "Clearly I would choose {0}\nThe sign is red.",
+    "{0}, a cat",
+    "{0}, A cat",
+    "{0}, T-shirt",
+    "{0}, U.S. flag",
 )
 UNNAMED = (
     "",
@@ -53,7 +66,17 @@ UNNAMED = (
     "{0} Mercedes",
     "{0}'s",
     "the answer is a cat",
+    "{0}\n{1}",
+    "{0} vs {1}",
+    "{0} versus {1}",
+    "{0} and {1} are both correct",
+    "{0} or {1} could be right",
+    "clearly {0} or {1} could be right",
+    "{0}, {1} and {0} are correct",
+    "({0}) and ({1}) are correct",
+    "{0} and {1} are both wrong",
 )
+IN_LOWER_CASE = ("Answer: {0}", "the answer is {0}", "The answer is {0}.", "answer: {0}\nA cat")
 
 pairs = st.lists(st.sampled_from(LETTERS), min_size=2, max_size=2, unique=True)
 
@@ -68,6 +91,21 @@ def test_an_answer_that_does_not_choose_names_none(template: str, letters: list[
     assert letter_named(template.format(*letters), LETTERS) is None
 
 
+@given(template=st.sampled_from(IN_LOWER_CASE), letter=st.sampled_from("BCDEFGHJ"))
+def test_a_letter_in_lower_case_that_is_no_word(template: str, letter: str) -> None:
+    assert letter_named(template.format(letter.lower()), LETTERS) == letter
+
+
+@given(
+    unit=st.sampled_from([", ", " and", "\n,", ", A", " A", "A or ", " not B"]),
+    ending=st.sampled_from(["", "x", " B"]),
+)
+def test_an_answer_that_repeats_itself_takes_no_time(unit: str, ending: str) -> None:
+    before = time.process_time()
+    letter_named("A" + unit * 60 + ending, LETTERS)
+    assert time.process_time() - before < 1
+
+
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
@@ -78,6 +116,12 @@ def test_an_answer_that_does_not_choose_names_none(template: str, letters: list[
         ("(b).", "B"),
         ("a dog", None),
         ("E", None),
+        ("A and B are wrong, so C", "C"),
+        ("b, c and d are correct", None),
+        ("the answer is b or c", None),
+        ("the answer is b, d'Artagnan", "B"),
+        ("the answer is d cat", None),
+        ("the answer is c-shaped", None),
     ],
 )
 def test_words_and_letters_that_are_no_option(text: str, letter: str | None) -> None:

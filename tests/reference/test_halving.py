@@ -16,7 +16,9 @@ from tests.pruning.oracle import strategy_of
 from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
 from vflowopt_search.adapters.registry import adapter_for
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import ModelError, OutOfMemoryError
+from vflowopt_search.evaluate.ledger import Ledger
+from vflowopt_search.evaluate.validation import MODEL_METRIC, _measured
 from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.reference.halving import Room, in_halves
 from vflowopt_search.strategy import Importance
@@ -130,3 +132,31 @@ def test_maps_that_do_not_fit_together_leave_the_trials_their_batches() -> None:
     assert sizes == [7, 4, 2, 2, 2, 1]
     assert found == pytest.approx(expected, abs=1e-5)
     assert objective.room.most is None
+
+
+def test_a_sample_whose_maps_do_not_fit_is_named() -> None:
+    objective = objective_of(tiny_model("llava"), "last_token_cosine")
+    strategy = strategy_of((0, 0.5), importance=Importance(vision_layer=1))
+    with (
+        memory_for(objective.adapter.vision_tower, 0),
+        pytest.raises(OutOfMemoryError, match=r"^one sample .number 3. does not fit in memory"),
+    ):
+        objective.measure(strategy, [5, 3])
+
+
+def test_a_validation_measures_the_same_whatever_fits() -> None:
+    objective = objective_of(tiny_model("llava"), MODEL_METRIC)
+    samples, strategy = small_set().samples, strategy_of((0, 0.5))
+    expected = _measured(objective, samples, strategy, Ledger(), None)
+    ledger, told = Ledger(), list[tuple[int, int]]()
+    with memory_for(objective.adapter.backbone, 2) as sizes:
+        found = _measured(objective, samples, strategy, ledger, lambda *done: told.append(done))
+    assert sizes[:2] == [7, 4] and max(sizes[2:]) == 2 and objective.room.most == 2
+    assert found == [pytest.approx(row, abs=1e-5) for row in expected]
+    assert told == [(2, 7), (4, 7), (6, 7), (7, 7)]
+    assert _measured(objective, samples, strategy, ledger, None) == found
+    with (
+        memory_for(objective.adapter.backbone, 0),
+        pytest.raises(OutOfMemoryError, match=r"^one sample .number 0. does not fit in memory"),
+    ):
+        _measured(objective, samples, strategy, Ledger(), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from vflowopt_search.evaluate.spread import Chosen
 from vflowopt_search.objective import Objective
 from vflowopt_search.reference.along_answer import answer_divergences, decoded, through_head
 from vflowopt_search.reference.encoder import Progress, shifted
-from vflowopt_search.reference.prepared import batches
+from vflowopt_search.reference.halving import in_halves
 from vflowopt_search.strategy import Strategy
 
 FORMAT: Final = "vflowopt-validation/1"
@@ -151,12 +152,15 @@ def _measured(
     )
     items = [item_of(sample) for sample in samples]
     missing = [i for i, item in enumerate(items) if ledger.known(heading, item) is None]
-    for places in batches(len(missing), objective.batch_size):
-        rows = [missing[p] for p in places]
-        found = every_divergence(objective, strategy, rows)
+    known = len(items) - len(missing)
+    measure = partial(every_divergence, objective, strategy)
+    for rows, found in in_halves(
+        missing, objective.batch_size, measure, objective.room, number=int
+    ):
         ledger.add(heading, {items[i]: one for i, one in zip(rows, found, strict=True)})
+        known += len(rows)
         if progress is not None:
-            progress(len(items) - len(missing) + places.stop, len(items))
+            progress(known, len(items))
     return [ledger.known(heading, item) or {} for item in items]
 
 

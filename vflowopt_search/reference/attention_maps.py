@@ -80,7 +80,7 @@ class AttentionMaps:
         """The attention of `layer` over all tiles of a batch of samples, by kind and run.
 
         Raises:
-            ModelError: attention of a single sample does not fit in memory.
+            OutOfMemoryError: attention of a single sample does not fit in memory.
         """
         indices = [self.prepared.first_alike[i] for i in indices]
         stored = {i: self._stored(layer, i) for i in dict.fromkeys(indices)}
@@ -89,7 +89,7 @@ class AttentionMaps:
         layers = self._layers_to_record(layer)
         at_once = self._samples_at_once(len(layers))
         for _, fresh in in_halves(
-            missing, at_once, partial(self._compute, layer, layers), self._room
+            missing, at_once, partial(self._compute, layer, layers), self._room, number=int
         ):
             found |= fresh
         device = self.adapter.backbone.device
