@@ -48,7 +48,7 @@ def test_an_evaluation_says_what_its_figures_are() -> None:
     assert "speed without" in seen and "vision encoder" in seen
     assert "85.0% to 97.0%" in seen
     told = "\n".join(explained(evaluation()))
-    assert "bootstrap over images" in told
+    assert "bootstrap interval over images" in told
     assert "p: chance of a difference at least as large if pruning changed nothing (sign f" in told
     assert "without the vision encoder, which `bench` includes" in told
     assert "above 100 %" not in told and "empty" not in told and "random" not in told
@@ -65,7 +65,7 @@ def test_a_random_baseline_is_said_to_be_one_draw(name: str) -> None:
 
 
 def test_more_than_all_is_explained_where_it_occurs() -> None:
-    assert "of some images drawn by the bootstrap the pruned model answers more rightly" in (
+    assert "in some bootstrap resamples the pruned model scores higher than the unpruned one" in (
         "\n".join(explained(evaluation(high=1.02)))
     )
 

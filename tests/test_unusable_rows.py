@@ -227,7 +227,7 @@ def test_what_was_refused_in_the_search_half_is_not_held_out(world: World, tmp_p
     words = short_search(world, tmp_path / "run", "--samples", str(HALF), "--seed", str(seed))
     result = run(*words)
     assert result.exit_code == 0, result.stderr
-    told = [line for line in result.stderr.splitlines() if "1 samples that cannot be used" in line]
+    told = [line for line in result.stderr.splitlines() if "1 sample that cannot be used" in line]
     assert len(told) == 2  # of the search half, before the trials and at the end; of no other
     origin = Strategy.load(tmp_path / "run" / run_folder.STRATEGY).provenance
     assert origin is not None and origin.calibration is not None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
+
+
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """In the background of a script, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def ignores_ctrl_c() -> Iterator[None]:
+    """As in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def some(tasks: dict[str, str], folder: Path, threads: int | None = None) -> Workers:
@@ -53,7 +70,11 @@ def test_who_ends_early_is_told_with_the_reason(tmp_path: Path) -> None:
         assert workers.ended() == []
 
 
-def test_at_the_end_of_the_block_workers_stop_as_after_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", ["hears_ctrl_c", "ignores_ctrl_c"])
+def test_at_the_end_of_the_block_workers_stop_as_after_ctrl_c(
+    told: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(told)
     before = time.monotonic()
     with some({"one": "go on", "two": "go on"}, tmp_path) as workers:
         wait_until((tmp_path / "one").exists)
@@ -63,6 +84,7 @@ def test_at_the_end_of_the_block_workers_stop_as_after_ctrl_c(tmp_path: Path) ->
     assert not workers.running and workers.ended() == []
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_a_second_ctrl_c_kills_who_does_not_stop(tmp_path: Path) -> None:
     def is_deaf() -> bool:
         return (tmp_path / "one").exists() and (tmp_path / "one").read_text() == "deaf"

@@ -132,6 +132,7 @@ class Workers(AbstractContextManager["Workers"]):
 def task() -> Any:
     """In a worker: what it is to do; from now on the end of stdin is Ctrl-C."""
     what = pickle.load(sys.stdin.buffer)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup ... & it is ignored
     Thread(target=_interrupt_at_end, args=(sys.stdin.fileno(),), daemon=True).start()
     return what
 

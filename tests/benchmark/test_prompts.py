@@ -70,5 +70,5 @@ def test_other_families_need_a_processor() -> None:
 
 def test_the_help_names_exactly_these_families() -> None:
     told = inspect.get_annotations(bench, eval_str=True)["random_init"].__metadata__[0].help
-    named = told.partition("of types ")[2].removesuffix(" only.").replace(" and", ",")
+    named = told.partition("for types ")[2].removesuffix(" only.").replace(" and", ",")
     assert sorted(named.split(", ")) == sorted(FROM_CONFIG)

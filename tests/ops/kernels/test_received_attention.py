@@ -95,9 +95,14 @@ def test_a_layout_by_tokens_is_read_in_place() -> None:
 
 
 def test_logits_too_large_for_half_precision_stay_finite() -> None:
-    query_BHQD, key_BHND = projections(Shape(9, 9, 1, 1, 16), torch.float16)
-    received_BN = kernel.attention_received(query_BHQD * 100, key_BHND * 100, 10.0)
-    expected_BN = definition.attention_received(query_BHQD * 100, key_BHND * 100, 10.0)
+    # whole numbers, of which sums are exact in any order, so that near ties are no matter of the CPU
+    query_BHQD, key_BHND = (
+        (each * 40).round() for each in projections(Shape(9, 9, 1, 1, 16), torch.float16)
+    )
+    logits_BHQN = query_BHQD.float() @ key_BHND.float().transpose(-1, -2) * 10
+    assert logits_BHQN.abs().max() > torch.finfo(torch.float16).max
+    received_BN = kernel.attention_received(query_BHQD, key_BHND, 10.0)
+    expected_BN = definition.attention_received(query_BHQD, key_BHND, 10.0)
     assert_twins(received_BN, expected_BN)
 
 
