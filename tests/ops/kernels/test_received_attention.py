@@ -95,7 +95,7 @@ def test_a_layout_by_tokens_is_read_in_place() -> None:
 
 
 def test_logits_too_large_for_half_precision_stay_finite() -> None:
-    # whole numbers, of which sums are exact in any order, so that near ties are no matter of the CPU
+    # sums of whole numbers are exact in any order, so that no near tie depends on the CPU
     query_BHQD, key_BHND = (
         (each * 40).round() for each in projections(Shape(9, 9, 1, 1, 16), torch.float16)
     )
