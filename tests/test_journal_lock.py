@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,7 +55,43 @@ def test_the_lock_of_a_host_of_the_same_name_is_left_until_it_is_old(tmp_path: P
     assert not lock.exists()
 
 
-def test_a_living_owners_lock_is_respected(tmp_path: Path) -> None:
+def test_a_living_owners_lock_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: str
+) -> None:
+    (tmp_path / "journal.lock").write_text(alive)
+    monkeypatch.setattr(journal_lock, "FOREIGN_LOCK_SECONDS", 0.1)
+    waiting = threading.Thread(target=SignedFileLock(str(tmp_path / "journal")).acquire)
+    waiting.start()
+    time.sleep(1)
+    assert waiting.is_alive()
+    assert (tmp_path / "journal.lock").read_text() == alive
+    (tmp_path / "journal.lock").unlink()
+    waiting.join(timeout=20)
+    assert (tmp_path / "journal.lock").read_text() == this_process()
+
+
+def test_a_lock_that_was_taken_over_is_not_released_by_its_first_owner(
+    tmp_path: Path, alive: str
+) -> None:
+    lock = SignedFileLock(str(tmp_path / "journal"))
+    lock.acquire()
+    (tmp_path / "journal.lock").write_text(alive)
+    lock.release()
+    assert (tmp_path / "journal.lock").read_text() == alive
+    (tmp_path / "journal.lock").unlink()
+    lock.release()  # and the second one has released it
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_ctrl_c_left_in_this_process_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_lock, "FOREIGN_LOCK_SECONDS", 0.5)
+    for _ in range(2):
+        assert SignedFileLock(str(tmp_path / "journal")).acquire()
+
+
+def test_a_lock_is_held_until_it_is_released(tmp_path: Path) -> None:
     lock = SignedFileLock(str(tmp_path / "journal"))
     lock.acquire()
     assert (tmp_path / "journal.lock").read_text() == this_process()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.families import tiny
+from tests.test_memory_errors import OUT_OF_MEMORY
 from vflowopt_search.budget import kept_counts
 from vflowopt_search.deploy import pruned
 from vflowopt_search.errors import ModelError, UnsupportedError
@@ -238,10 +239,13 @@ def test_features_that_do_not_come_back_are_found(monkeypatch: pytest.MonkeyPatc
     assert failed == ["measured as in a search: logits"]
 
 
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("part", ["check.masked_logits", "inputs.encode_visuals"])
-def test_out_of_memory_is_no_breakdown(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_no_breakdown(
+    part: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: Any) -> None:
-        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+        raise error
 
     monkeypatch.setattr(f"vflowopt_search.selfcheck.{part}", full)
     with pytest.raises(ModelError, match=r"llava model ran out of memory on cpu; free") as told:

@@ -99,6 +99,8 @@ def test_workers_that_ask_for_the_last_trial_at_once_measure_it_once() -> None:
     assert outcome.finished
     assert trials.num_counted(outcome.study.trials) == 6
     assert outcomes(outcome.study)[6:] == ["abandoned"]
+    recover(outcome.study, storage)
+    assert "waiting" not in outcomes(outcome.study)  # what was needless is not tried again
     outcome = fake_run(FakeObjective(num_samples=FEW), storage, total=8)
     slots = [t.user_attrs[trials.SLOT] for t in outcome.study.trials if trials.counts(t)]
     assert sorted(slots) == list(range(8))  # the slot that was left is drawn later

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optuna.storages.journal import JournalFileOpenLock
 
-from vflowopt_search.processes import is_gone, is_of_another_boot, this_process
+from vflowopt_search.processes import is_alive, is_gone, is_of_another_boot, this_process
 
 UNSIGNED_LOCK_SECONDS = 5
 """A lock is held for one append; one that is older was left behind if its owner cannot be told."""
@@ -32,11 +32,17 @@ class SignedFileLock(JournalFileOpenLock):
             now = _seen(lock)
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since > FOREIGN_LOCK_SECONDS:
+            elif time.monotonic() - since > FOREIGN_LOCK_SECONDS and not _is_held_here(now):
                 _remove(lock, lambda: _seen(lock) == seen)  # noqa: B023 - called at once
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return True
+
+    def release(self) -> None:
+        """Remove the lock; one that another has taken over meanwhile is left to it."""
+        seen = _seen(Path(self._lock_file))
+        if seen is not None and seen[0] == this_process():
+            super().release()
 
 
 def remove_if_left_behind(lock: Path) -> None:
@@ -61,6 +67,12 @@ def _remove(lock: Path, is_dead: Callable[[], bool]) -> None:
             lock.unlink(missing_ok=True)
     finally:
         takeover.unlink(missing_ok=True)
+
+
+def _is_held_here(seen: tuple[str, float] | None) -> bool:
+    """Whether another process holds the lock that certainly runs, on this host."""
+    # one of our own that did not change for so long was left by Ctrl-C
+    return seen is not None and seen[0] != this_process() and is_alive(seen[0])
 
 
 def _is_left_behind(lock: Path) -> bool:

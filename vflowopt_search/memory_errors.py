@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from vflowopt_search.errors import ModelError
 
 _ON_A_CPU = "can't allocate memory"  # torch has no type for it there
 
@@ -12,3 +17,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and _ON_A_CPU in str(error)
+
+
+@contextmanager
+def fitting(sentence: str) -> Iterator[None]:
+    """Inside the `with` block, running out of memory is told as one sentence.
+
+    Raises:
+        ModelError: memory ran out; every other error passes as it is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(sentence) from error

@@ -79,13 +79,18 @@ class Objective:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Weights, processor and dtype: with any of them changed, values cannot be compared."""
-        key = self.reference.key
+        """Weights, processor and dtype: with any of them changed, values cannot be compared.
+
+        Also the vision layers that there is room for, where not for all: a depth means one of them.
+        """
+        key, layers = self.reference.key, self.facts.vision_layers_available
+        chosen = {"vision_layers": ",".join(map(str, layers))}
         return {
             "weights_sha256": key["weights"],
             "processor_sha256": key["processor"],
             "dtype": key["dtype"],
             **({} if self.answers is None else {"generation_sha256": self.answers.generation}),
+            **({} if layers == tuple(self.adapter.vision_layers) else chosen),
         }
 
     def measure(self, strategy: Strategy, indices: Sequence[int]) -> list[float]:

@@ -36,6 +36,8 @@ CONTEXT = "context"
 """Study attribute: all that the results depend on; a study is resumed with the same only."""
 TYPED = ("metric", "model", "racing", "retain", "samples", "sampler", "seed", "trials_per_batch")
 """Those parts of the context that a user types."""
+_WAYS_OUT = {"vision_layers": "give the --cache-gb that it was made with"}
+"""Of what nobody types, but follows from what is typed."""
 VERSIONS = "versions"
 """Study attribute: the packages that began it; said, not compared."""
 
@@ -161,8 +163,8 @@ def claim_context(study: Study, given: Mapping[str, str]) -> None:
         if stored.get(field) != given.get(field):
             raise StudyError(
                 f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
-                f"resumed with {given.get(field)!r}; give the same, or another output folder for "
-                f"a new study"
+                f"resumed with {given.get(field)!r}; {_WAYS_OUT.get(field, 'give the same')}, or "
+                f"another output folder for a new study"
             )
 
 

@@ -22,6 +22,7 @@ from vflowopt_search.trials import (
     BEGUN,
     DEATHS,
     FAILURE,
+    NEEDLESS,
     OWNER,
     RETRY_OF,
     SLOT,
@@ -54,13 +55,13 @@ def recover(study: Study, storage: BaseStorage) -> None:
     for owner in dead - {this_process()}:  # not before: another of its trials is told by its sign
         forget(storage, owner)
     trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    retried = {trial.user_attrs.get(RETRY_OF) for trial in trials if not _is_needless(trial)}
     for trial in trials:
         # Optuna's heartbeat enqueues a trial again by itself, and says so here.
         retried.update(trial.system_attrs.get("retry_history", ()))
     for trial in trials:
         left = outcome_of(trial) == "abandoned" and trial.number not in retried
-        if left and not _is_repeated(trial, trials):
+        if left and not _is_needless(trial) and not _is_repeated(trial, trials):
             _enqueue_again(study, trial)
 
 
@@ -92,8 +93,8 @@ def recover_others(study: Study, storage: BaseStorage) -> None:
 
 def num_running_elsewhere(study: Study, storage: BaseStorage) -> int:
     """How many trials other living processes, of this host or of others, have in hand."""
-    others = [t for t in _running(study) if t.user_attrs.get(OWNER) not in (None, this_process())]
-    return sum(_lives(storage, trial) for trial in others)
+    others = [t for t in _running(study) if t.user_attrs.get(OWNER) != this_process()]
+    return sum(_is_in_hand(storage, trial) for trial in others)
 
 
 def why_needless(study: Study, storage: BaseStorage, trial: Trial, total: int) -> str:
@@ -112,12 +113,16 @@ def why_needless(study: Study, storage: BaseStorage, trial: Trial, total: int) -
     if _is_repeated(everything[trial.number], everything):
         return "an earlier trial tries the same parameters again"
     earlier = [_signed(study, one) for one in everything[: trial.number]]
-    begun = sum(counts(one) or (_runs(one) and _lives(storage, one)) for one in earlier)
+    begun = sum(
+        counts(one) or _is_in_hand(storage, one) or _is_to_be_retried(one, everything)
+        for one in earlier
+    )
     return "" if begun < total else "other workers began the last trials"
 
 
 def close_needless(study: Study, trial: Trial, reason: str) -> None:
-    """End a trial that is not to be measured; it does not count."""
+    """End a trial that is not to be measured; it does not count, and no other replaces it."""
+    trial.set_user_attr(NEEDLESS, True)
     trial.set_user_attr(ABANDONED, reason)
     study.tell(trial, state=TrialState.FAIL)
 
@@ -125,8 +130,23 @@ def close_needless(study: Study, trial: Trial, reason: str) -> None:
 def _is_repeated(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Whether an earlier trial replaces the same one: two processes recovered it at once."""
     replaced = trial.user_attrs.get(RETRY_OF)
-    earlier = (one.user_attrs.get(RETRY_OF) for one in trials[: trial.number])
-    return replaced is not None and replaced in earlier
+    earlier = (one for one in trials[: trial.number] if not _is_needless(one))
+    return replaced is not None and replaced in (one.user_attrs.get(RETRY_OF) for one in earlier)
+
+
+def _is_needless(trial: FrozenTrial) -> bool:
+    return NEEDLESS in trial.user_attrs
+
+
+def _is_in_hand(storage: BaseStorage, trial: FrozenTrial) -> bool:
+    """Whether a living worker named itself in a trial that runs."""
+    return _runs(trial) and OWNER in trial.user_attrs and _lives(storage, trial)
+
+
+def _is_to_be_retried(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether a trial waits to be tried again, which whoever asks next will do."""
+    waits = trial.state is TrialState.WAITING and RETRY_OF in trial.user_attrs
+    return waits and not _is_repeated(trial, trials)
 
 
 def _lives(storage: BaseStorage, trial: FrozenTrial) -> bool:

@@ -7,8 +7,9 @@ it does not count and another trial takes its slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import count
 from math import isfinite
 from typing import Literal
 
@@ -35,6 +36,8 @@ FAILURE = "failure"
 """Why there is no value; such a trial counts."""
 ABANDONED = "abandoned"
 """Why the trial stopped without a fault of its own; such a trial does not count."""
+NEEDLESS = "needless"
+"""Present in an abandoned trial that none replaces: others had begun all that were wanted."""
 RETRY_OF = "retry_of"
 """Number of the abandoned trial that this one replaces."""
 BEGUN = "begun"
@@ -148,8 +151,15 @@ def slot_of(study: Study, trial: FrozenTrial) -> int:
     """
     if SLOT in trial.user_attrs:
         return int(trial.user_attrs[SLOT])
-    last = -1
+    taken: set[int] = set()
     for earlier in study.get_trials(deepcopy=False)[: trial.number]:
-        # a process may have died before it wrote the slot
-        last = max(last, int(earlier.user_attrs.get(SLOT, last + 1)))
-    return last + 1
+        if SLOT in earlier.user_attrs and NEEDLESS not in earlier.user_attrs:
+            taken.add(int(earlier.user_attrs[SLOT]))
+        elif NEEDLESS not in earlier.user_attrs:  # a process died before it wrote the slot
+            taken.add(_first_free(taken))
+    return _first_free(taken)
+
+
+def _first_free(taken: Set[int]) -> int:
+    """The first slot that no trial has: one that was needless left its own."""
+    return next(slot for slot in count() if slot not in taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from tests.fake_study import SPACE
 from tests.pruning.oracle import strategy_of
 from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
+from vflowopt_search import search
+from vflowopt_search.errors import StudyError
 from vflowopt_search.objective import Objective, build_objective
 from vflowopt_search.reference.offered_layers import evenly_spaced, offered_layers
 from vflowopt_search.reference.shelf import GB
@@ -85,6 +88,51 @@ def test_where_all_fits_nothing_is_said_nor_where_no_layer_is_searched() -> None
     importance = SPACE.importance.model_copy(update={"vision_depth": fixed})
     space = SPACE.model_copy(update={"importance": importance})
     assert not [n for n in space.bind(objective_within(2.5).facts).notes if "encoder" in n]
+
+
+def searched_within(layers: float, journal: Path) -> None:
+    search(
+        tiny_model("llava"),
+        tiny_processor("llava"),
+        small_set(),
+        retain=0.5,
+        trials=1,
+        storage=journal,
+        cache_gb=layers * LAYER_BYTES / GB,
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(2.5, 1.5), (2.5, 4), (4, 2.5)])
+def test_a_study_is_resumed_with_the_layers_that_it_was_made_with(
+    before: float, after: float, tmp_path: Path
+) -> None:
+    journal = tmp_path / "study.journal"
+    searched_within(before, journal)
+    searched_within(before + 0.1, journal)  # as many layers fit
+    with pytest.raises(StudyError, match=r"vision_layers .*; give the --cache-gb that it was"):
+        searched_within(after, journal)
+
+
+@pytest.mark.parametrize("layers", [0.5, 4])
+def test_all_layers_are_no_part_of_what_a_study_depends_on(layers: float) -> None:
+    assert "vision_layers" not in objective_within(layers).fingerprint
+
+
+def test_the_same_layers_are_offered_from_a_folder_that_holds_what_was_computed(
+    tmp_path: Path,
+) -> None:
+    seen = []
+    for _ in range(2):
+        objective = build_objective(
+            tiny_model("llava"),
+            tiny_processor("llava"),
+            small_set(),
+            cache=tmp_path,
+            cache_gb=5e-5,
+        )
+        objective.measure(strategy_of((0, 0.5), importance=Importance(vision_layer=3)), range(7))
+        seen.append(objective.fingerprint["vision_layers"])
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize(("size", "said"), [(142e9, "142.0"), (0.06e9, "0.1"), (3e3, "3e-06")])

@@ -26,6 +26,7 @@ from vflowopt_search.adapters.processors import (
     without_video,
 )
 from vflowopt_search.errors import ModelError, first_line
+from vflowopt_search.memory_errors import fitting, is_out_of_memory
 from vflowopt_search.strategy import PixelScale
 
 # transformers annotates its automatic classes in part only
@@ -53,7 +54,7 @@ def load_model(
     with _named(source):
         config = AutoConfig.from_pretrained(source.name, **options)
     _require_image_text(config, source.name)
-    with _fitting(source.name, place):
+    with fitting(_too_large(source.name, place)):
         with _named(source):
             model, report = _AutoModel.from_pretrained(
                 source.name, config=config, dtype=precision, output_loading_info=True, **options
@@ -96,7 +97,7 @@ def random_init(
     _require_image_text(config, str(path))
     if precision == "auto":
         precision = config.dtype or torch.float32
-    with _fitting(str(path), place):
+    with fitting(_too_large(str(path), place)):
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
             torch.manual_seed(seed)
             model = _AutoModel.from_config(config, dtype=precision)
@@ -178,27 +179,22 @@ def _named(source: Source) -> Iterator[None]:
         )
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the checkpoint
-        raise
     except SafetensorError as error:
         raise ModelError(
             f"{source.name}: the safetensors file is damaged ({error}); fetch it again"
         ) from error
     except _loading_errors() as error:
+        if is_out_of_memory(error):  # which says nothing about the checkpoint
+            raise
         _log.debug("%s cannot be loaded", source.name, exc_info=error)
         raise ModelError(_explain(source, error)) from error
 
 
-@contextmanager
-def _fitting(name: str, place: torch.device) -> Iterator[None]:
-    """Running out of memory, told as one sentence."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{name} does not fit in the memory of {place}; load it in bfloat16, or on a device "
-            f"with more memory that is free"
-        ) from error
+def _too_large(name: str, place: torch.device) -> str:
+    return (
+        f"{name} does not fit in the memory of {place}; load it in bfloat16, or on a device "
+        f"with more memory that is free"
+    )
 
 
 def _explain(source: Source, error: BaseException) -> str:

@@ -27,7 +27,8 @@ from vflowopt_search.adapters.feeding import (
 from vflowopt_search.adapters.generic import GenericAdapter
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.budget import kept_counts
-from vflowopt_search.errors import ModelError, UnsupportedError, VFlowOptError, first_line
+from vflowopt_search.errors import UnsupportedError, VFlowOptError, first_line
+from vflowopt_search.memory_errors import fitting, is_out_of_memory
 from vflowopt_search.pruning.last_token import last_token_only
 from vflowopt_search.pruning.occupied import refuse_if_pruned
 from vflowopt_search.pruning.record import LastPrefill
@@ -78,7 +79,11 @@ def check_model(model: nn.Module, processor_or_inputs: Any = None) -> Report:
     """
     refuse_if_pruned(model)
     adapter = adapter_for(model)
-    with _fitting(adapter), _settled(adapter.model):
+    too_large = (
+        f"the self-check of this {adapter.model_type} model ran out of memory on "
+        f"{adapter.backbone.device}; free some, or check it on a device with more"
+    )
+    with fitting(too_large), _settled(adapter.model):
         prompts = make_prompts(adapter, processor_or_inputs)
         checks = _made(adapter, prompts)
     report = Report(adapter.model_type, type(adapter).__name__, prompts.told, tuple(checks))
@@ -108,9 +113,11 @@ def _made(adapter: Adapter, prompts: Prompts) -> list[Check]:
     try:
         for check in _checks(adapter, prompts):
             checks.append(check)
-    except (VFlowOptError, torch.OutOfMemoryError):  # also a RuntimeError, but no breakdown
+    except VFlowOptError:
         raise
     except BREAKDOWNS as error:
+        if is_out_of_memory(error):
+            raise
         _log.debug("the self-check of a %s model broke down", adapter.model_type, exc_info=error)
         if all(check.passed for check in checks):
             last = checks[-1].name if checks else "the start"
@@ -251,18 +258,6 @@ def _batch_gap(adapter: Adapter, prompts: Prompts, strategy: Strategy | None) ->
         steps = min(NEW_TOKENS, 1 + int(same.sum()))
         gaps.append(gap_between(both.logits[row, :steps], alone.logits[0, :steps]))
     return max(gaps) if all(gap == gap for gap in gaps) else float("nan")
-
-
-@contextmanager
-def _fitting(adapter: Adapter) -> Iterator[None]:
-    """Running out of memory, told as one sentence."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"the self-check of this {adapter.model_type} model ran out of memory on "
-            f"{adapter.backbone.device}; free some, or check it on a device with more"
-        ) from error
 
 
 @contextmanager

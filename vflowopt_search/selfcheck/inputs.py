@@ -18,6 +18,7 @@ from transformers import BatchFeature
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import encode_visuals, encoder_inputs
 from vflowopt_search.errors import UnsupportedError, first_line
+from vflowopt_search.memory_errors import is_out_of_memory
 from vflowopt_search.selfcheck.masking import TOKEN_TYPES, answer_type
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def make_prompts(adapter: Adapter, source: Any) -> Prompts:
         return Prompts(each[0], each, together, f"a noise image through {type(source).__name__}")
     try:
         each = [_without_processor(adapter, len(question.split())) for question in QUESTIONS]
-    except torch.OutOfMemoryError:  # a RuntimeError that is no breakdown
-        raise
     except BREAKDOWNS as error:
+        if is_out_of_memory(error):
+            raise
         _log.debug("inputs of a %s model cannot be made up", adapter.model_type, exc_info=error)
         raise UnsupportedError(
             f"this {adapter.model_type} model cannot be checked without its processor, for its "
