@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_the_lock_of_a_host_of_the_same_name_is_left_until_it_is_old(tmp_path: P
     os.utime(lock, (time.time() - 60, time.time() - 60))  # then it is this host before its start
     remove_if_left_behind(lock)
     assert not lock.exists()
+
+
+@pytest.fixture
+def alive() -> Iterator[str]:
+    """The name of another process, which lives."""
+    with running_process() as name:
+        yield name
 
 
 def test_a_living_owners_lock_is_respected(
