@@ -115,7 +115,7 @@ def test_a_lock_is_held_until_it_is_released(tmp_path: Path) -> None:
 
 
 def test_two_that_see_a_dead_owner_do_not_both_get_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: str
 ) -> None:
     lock, dead = tmp_path / "study.journal.lock", ended_process()
     lock.write_text(dead)
@@ -131,8 +131,7 @@ def test_two_that_see_a_dead_owner_do_not_both_get_the_lock(
         return gone
 
     monkeypatch.setattr(journal_lock, "is_gone", another_is_quicker)
-    with running_process() as alive:
-        remove_if_left_behind(lock)
+    remove_if_left_behind(lock)
     assert judged[0] == dead
     assert lock.read_text() == alive
     assert [file.name for file in tmp_path.iterdir()] == [lock.name]
