@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,10 @@ def test_half_of_few_samples_is_held_out_unless_all_are_asked_for(
     assert all(row["held_out"] for row in told["comparison"])
     again = run(*search(world, tmp_path / "mine"))
     assert (again.exit_code, searched_on(tmp_path / "mine")) == (0, found)
+    words = shlex.split((tmp_path / "mine" / run_folder.COMMAND).read_text())[1:]
+    assert run(*words).exit_code == 0
+    assert run(*words, "--output", tmp_path / "anew").exit_code == 0
+    assert searched_on(tmp_path / "anew") == searched_on(tmp_path / "mine") == found
     result = run(*search(world, tmp_path / "all", "--no-held-out"))
     assert result.exit_code == 0, result.stderr
     assert searched_on(tmp_path / "all").samples == 10

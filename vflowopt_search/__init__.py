@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 PUBLIC_MODULES = (
     "vflowopt_search.calibration",
     "vflowopt_search.errors",
+    "vflowopt_search.model_source",
     "vflowopt_search.report.facts",
     "vflowopt_search.report.figures",
     "vflowopt_search.report.frames",
@@ -47,7 +48,7 @@ PUBLIC_MODULES = (
     "vflowopt_search.testbed.data",
 )
 """Modules to import from besides the package itself: records and figures of a study, the parts of
-a strategy, errors, file names, and the shipped model with its data."""
+a strategy, errors, file names, how models are loaded, and the bundled model with its data."""
 _HOME = {
     "Run": "vflowopt_search.report.runs",
     "Strategy": "vflowopt_search.strategy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -46,6 +47,20 @@ def test_results_hold_what_was_measured(run: Run) -> None:
     beside = frames.comparison(run.study, run.baselines).baselines
     assert {row.name: row.divergence for row in others} == beside and len(beside) > 1
     assert [row.divergence for row in others] == sorted(beside.values())
+
+
+def test_accuracies_of_two_sets_of_questions_do_not_share_a_column(run: Run) -> None:
+    kept = {"value": 0.5, "low": 0.4, "high": 0.6}
+    evaluated = {
+        "format": "vflowopt-evaluation/1",
+        "unpruned": 0.6,
+        "samples": 80,
+        "strategies": [{"name": "fake", "accuracy": 0.3, "kept": kept, "retained": 0.25}],
+    }
+    rows = {row.name: row for row in results(replace(run, evaluation=evaluated))}
+    assert rows["unpruned"].accuracy == 0.6
+    assert (rows[FOUND].accuracy, rows[FOUND].questions) == (0.3, 80)
+    assert rows["random"].accuracy is None and rows["random"].divergence == 2.0
 
 
 def test_what_was_measured_of_an_earlier_best_is_not_told(run: Run) -> None:

@@ -17,7 +17,8 @@ from vflowopt_search.report.words import FOUND
 def evaluation(kept: Any, sha256: str | None = None) -> dict[str, Any]:
     result = {"name": "fake", "accuracy": 0.72, "kept": kept, "agreement": 0.8}
     result |= {"strategy_sha256": sha256, "retained": 0.25}
-    return {"format": "vflowopt-evaluation/1", "unpruned": 0.9, "strategies": [result]}
+    told = {"unpruned": 0.9, "samples": 80, "strategies": [result]}
+    return {"format": "vflowopt-evaluation/1", **told}
 
 
 WHERE = {"device": "GPU X", "dtype": "bfloat16"}
@@ -46,11 +47,10 @@ KEPT = {"value": 0.8, "low": 0.75, "high": 0.85}
 
 
 def test_accuracy_is_told_of_each_strategy_and_of_the_whole_model() -> None:
+    kept = {"accuracy_kept": 0.8, "accuracy_range": (0.75, 0.85)}
     assert accuracy_of(evaluation(KEPT)) == {
         "unpruned": Measured({"accuracy": 0.9, "accuracy_kept": 1.0}),
-        "fake": Measured(
-            {"accuracy": 0.72, "accuracy_kept": 0.8, "accuracy_range": (0.75, 0.85)}, None, 0.25
-        ),
+        "fake": Measured({"accuracy": 0.72, **kept, "questions": 80}, None, 0.25),
     }
     assert accuracy_of(evaluation(None))["fake"].values["accuracy_kept"] is None
 

@@ -6,12 +6,15 @@ import shlex
 
 from vflowopt_search.cli.job import Job
 from vflowopt_search.database_url import without_password
+from vflowopt_search.model_source import SHIPPED
 
 
 def command_of(job: Job) -> str:
     """The command line of a job, without passwords; defaults are said too, for they may change."""
     recipe, data, source = job.recipe, job.data, job.source
     columns = ",".join(f"{ours}={theirs}" for ours, theirs in data.columns.items())
+    # a number of samples, once said, is searched on without holding half of them out
+    halves = job.halve and recipe.calibration != SHIPPED
     said = {
         "--calibration": recipe.calibration,
         "--split": data.split,
@@ -20,7 +23,7 @@ def command_of(job: Job) -> str:
         "--turns": None if data.turns == "first" else data.turns,
         "--frames": data.frames,
         "--fps": data.fps,
-        "--samples": recipe.samples,
+        "--samples": None if halves else recipe.samples,
         "--space": recipe.space,
         "--retain": recipe.retain,
         "--trials": recipe.trials,

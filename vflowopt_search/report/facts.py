@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -43,6 +43,7 @@ class Result:
         accuracy: share of right answers.
         accuracy_kept: the same relative to the unpruned model's.
         accuracy_range: ends of the 95 % interval of `accuracy_kept`.
+        questions: how many labelled samples `evaluate` scored; None of a search's own accuracy.
         speedup: time to first token of the unpruned model over that of the pruned one.
         kv_bytes: of the KV cache after the prefill.
         conditions: under which these two were measured.
@@ -55,6 +56,7 @@ class Result:
     accuracy: float | None = None
     accuracy_kept: float | None = None
     accuracy_range: tuple[float, float] | None = None
+    questions: int | None = None
     speedup: float | None = None
     kv_bytes: float | None = None
     conditions: str | None = None
@@ -75,7 +77,11 @@ def results(run: Run) -> list[Result]:
         rows[name] = {"divergence": value, "retained": run.retain}
     for name, values in _compared(run.summary, best).items():
         rows[name] = values | rows.get(name, {})
-    for measured in (accuracy_of(run.evaluation), speed_of(run.benchmark)):
+    accuracies = accuracy_of(run.evaluation)
+    if any(_is_found(run, name) and _belongs(run, name, one) for name, one in accuracies.items()):
+        # other questions than the search's own, and a column is of one set of samples
+        rows = {name: _without_accuracy(row) for name, row in rows.items()}
+    for measured in (accuracies, speed_of(run.benchmark)):
         for name, found in measured.items():
             if _belongs(run, name, found, known=name in rows):
                 row = rows.setdefault(FOUND if _is_found(run, name) else name, {})
@@ -83,6 +89,10 @@ def results(run: Run) -> list[Result]:
                 row.setdefault("retained", found.retained)
     found_rows = [Result(name, **row) for name, row in rows.items()]
     return sorted(found_rows, key=_place)
+
+
+def _without_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not key.startswith("accuracy")}
 
 
 def _place(row: Result) -> tuple[int, float]:
@@ -114,7 +124,8 @@ def missing(run: Run) -> list[str]:
 
     A search that is killed after its trials leaves this; the same command measures it.
     """
-    wanted, rows = run.summary.get("wanted", ()), {row.name: row for row in results(run)}
+    by_itself = replace(run, evaluation={})  # `evaluate` measures no part of a search
+    wanted, rows = run.summary.get("wanted", ()), {row.name: row for row in results(by_itself)}
     compared = {FOUND, *(row["name"] for row in run.summary.get("comparison", ()))}
     if FOUND not in rows:
         return []
@@ -134,7 +145,7 @@ def _is_found(run: Run, name: str) -> bool:
     return run.strategy is not None and name == run.strategy.name
 
 
-def _belongs(run: Run, name: str, measured: Measured, *, known: bool) -> bool:
+def _belongs(run: Run, name: str, measured: Measured, *, known: bool = True) -> bool:
     """Whether a measurement is of the row that has its name.
 
     More trials find another best under the same name, and a baseline has the same name at every

@@ -45,6 +45,7 @@ def accuracy_of(evaluation: Mapping[str, Any]) -> Rows:
             "accuracy": result["accuracy"],
             "accuracy_kept": None if kept is None else kept["value"],
             "accuracy_range": None if kept is None else (kept["low"], kept["high"]),
+            "questions": evaluation.get("samples"),
         }
         sha256, retained = result.get("strategy_sha256"), result.get("retained")
         rows[result["name"]] = Measured(values, sha256, retained)

@@ -72,13 +72,18 @@ def _beside(found: Result, baselines: Mapping[str, float]) -> Iterator[Tile]:
     ratio, words = divergence / found.divergence, "lower"
     if ratio < 1:
         ratio, words = found.divergence / max(divergence, 1e-9), "higher"
-    yield f"{ratio:.1f} x", f"{words} divergence than {name}", "the closest baseline"
+    yield (
+        f"{ratio:.1f} x",
+        f"{words} divergence than {name}",
+        "the closest baseline, on the samples of the search",
+    )
 
 
 def _accuracy(found: Result) -> str:
     if found.accuracy_range is not None:
         low, high = found.accuracy_range
-        return f"95 % interval {low:.1%} to {high:.1%}"
+        of = "" if found.questions is None else f", {found.questions:,} labelled samples"
+        return f"95 % interval {low:.1%} to {high:.1%}{of}"
     return "" if found.accuracy is None else f"{found.accuracy:.1%} of answers right"
 
 
