@@ -106,9 +106,10 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     note = tmp_path / "one"
     parent = subprocess.Popen([sys.executable, "-c", script, str(note)], cwd=ROOT)
     wait_until(note.exists)
+    assert note.read_text() != "stopped"
     parent.kill()
     parent.wait()
-    wait_until(lambda: note.read_text() == "stopped")
+    assert wait_until(lambda: note.read_text() == "stopped")
 
 
 def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

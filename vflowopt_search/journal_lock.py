@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from optuna.storages.journal import JournalFileOpenLock
@@ -100,9 +101,9 @@ def _made(lock: Path) -> bool:
         lock.touch(exist_ok=False)
     except FileExistsError:
         return False
-    try:
+    with ExitStack() as undo:
+        # a full disk, or Ctrl-C: nobody would remove a lock of ours
+        undo.callback(lock.unlink, missing_ok=True)
         lock.write_text(this_process(), encoding="utf-8")
-    except BaseException:  # a full disk, or Ctrl-C: nobody would remove a lock of ours
-        lock.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
     return True
