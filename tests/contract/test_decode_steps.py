@@ -19,6 +19,7 @@ from tests.contract.test_removal import FP32, gap
 from tests.families import TinyFamily, tiny
 from vflowopt_search.adapters.registry import adapter_for
 from vflowopt_search.deploy import attached_engine, pruned
+from vflowopt_search.pruning import masks
 from vflowopt_search.pruning.masks import LayerMasks
 
 # one image in the first row, one set of pixels per image; every way in which masks are made
@@ -75,6 +76,19 @@ def test_layers_have_hooks_only_while_these_have_something_to_do() -> None:
     later = len(adapter_for(model).decoder_layers) - 3  # from the stage at layer 3 on
     assert hooks_of_steps(model, first_row(name), name) == [later] + [0] * (NEW_TOKENS - 1)
     assert hooks_of_steps(model, inputs_of(name), name) == [later] * NEW_TOKENS
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "mistral3"])
+def test_an_answer_may_outgrow_the_room_of_its_masks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks, "ROOM", 2)
+    model, inputs = model_of(name, "eager"), inputs_of(name)
+    with pruned(model, strategy(name)) as applied:
+        steps = generate(model, inputs)
+        last = last_of(applied)
+    expected = masked_logits(tiny(name), model, inputs, steps.ids, last, strategy(name))
+    torch.testing.assert_close(steps.logits, expected, rtol=0, atol=FP32)
 
 
 def test_seeing_padding_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

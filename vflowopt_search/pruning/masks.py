@@ -17,6 +17,9 @@ from vflowopt_search.pruning.state import PrunedState, Segment, layer_type, span
 NO_MASK_NEEDED = ("sdpa", "flash_attention_2", "flash_attention_3")
 """Implementations that take None for a mask that hides nothing from a single new token."""
 
+ROOM = 256
+"""Tokens of an answer for which an eager mask is made at a time."""
+
 
 class LayerMasks:
     """The masks of one forward, one per segment and layer type."""
@@ -37,14 +40,14 @@ class LayerMasks:
             cache: the cache of this forward, None without one.
             tail_BQ: which of the tokens after the prompt are real; None when all are.
             blocks_BS: blocks of the prompt in which tokens see each other both ways, -1 outside.
-            prompt_masks: the parts of masks that decode steps share.
+            prompt_masks: the eager masks that decode steps share.
         """
         self.anatomy, self.config = anatomy, anatomy.backbone.config
         self.cache, self.tail_BQ, self.blocks_BS = cache, tail_BQ, blocks_BS
         self.implementation: str = self.config._attn_implementation
         self.prompt_masks = {} if prompt_masks is None else prompt_masks
         self._made: dict[tuple[int, str], Any] = {}
-        self._tails: dict[int, Tensor] = {}
+        self._real: dict[int, bool] = {}
         self._kinds = getattr(self.config, "layer_types", None)
 
     def valid(self, segment: Segment, layer: int, num_new: int) -> Tensor:
@@ -108,30 +111,32 @@ class LayerMasks:
         """The mask of one new token that sees everything but padding."""
         if self.implementation not in ("sdpa", "eager"):
             return self._of_any(segment, layer, hidden_B1D)
-        if self.implementation == "eager" and _held(self.cache, layer) >= segment.valid_BK.shape[1]:
-            prompt_B11K = self._prompt_of(segment, hidden_B1D)
-            num_after = _held(self.cache, layer) + 1 - prompt_B11K.shape[-1]
-            return torch.cat([prompt_B11K, self._after_prompt(num_after, hidden_B1D)], dim=-1)
+        num_keys = _held(self.cache, layer) + 1
+        num_after = num_keys - segment.valid_BK.shape[1]
+        if self.implementation == "eager" and num_after > 0 and self._real_after(num_after):
+            return self._with_room(segment, num_keys, hidden_B1D)[..., :num_keys]
         seen_B11K = self.valid(segment, layer, 1)[:, None, None]
         return seen_B11K if self.implementation == "sdpa" else _added(seen_B11K, hidden_B1D)
 
-    def _prompt_of(self, segment: Segment, like_B1D: Tensor) -> Tensor:
-        """The prompt's part of eager masks; it stays the same from step to step."""
+    def _with_room(self, segment: Segment, num_keys: int, like_B1D: Tensor) -> Tensor:
+        """The eager mask of a prompt and what follows, for `num_keys` or more: steps share it."""
         key = (segment.start, like_B1D.dtype)
-        if key not in self.prompt_masks:
-            self.prompt_masks[key] = _added(segment.valid_BK[:, None, None], like_B1D)
-        return self.prompt_masks[key]
+        found = self.prompt_masks.get(key)
+        if found is None or found.shape[-1] < num_keys:
+            prompt_B11K = _added(segment.valid_BK[:, None, None], like_B1D)
+            room = num_keys - prompt_B11K.shape[-1] + ROOM
+            found = self.prompt_masks[key] = torch.nn.functional.pad(prompt_B11K, (0, room))
+        return found
 
-    def _after_prompt(self, num_after: int, like_B1D: Tensor) -> Tensor:
-        """The part behind it, in most steps the same for all layers."""
-        if num_after not in self._tails:
+    def _real_after(self, num_after: int) -> bool:
+        """Whether none of the tokens after the prompt is padding, the same for all layers."""
+        if num_after not in self._real:
             tail_BQ = self.tail_BQ
             if tail_BQ is None or tail_BQ.shape[1] != num_after:
-                tail_B11Q = like_B1D.new_zeros(like_B1D.shape[0], 1, 1, num_after)
+                self._real[num_after] = True
             else:
-                tail_B11Q = _added(tail_BQ[:, None, None].to(like_B1D.device), like_B1D)
-            self._tails[num_after] = tail_B11Q
-        return self._tails[num_after]
+                self._real[num_after] = bool(tail_BQ.all())
+        return self._real[num_after]
 
     def _of_any(self, segment: Segment, layer: int, hidden_BQD: Tensor) -> Any:
         """The mask that transformers makes."""

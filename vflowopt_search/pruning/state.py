@@ -71,7 +71,7 @@ class PrunedState:
         staged: layers whose stage has run.
         grows: whether a decode step found that the layers hold what they were given and no more.
         unmasked: attention implementation for which a single new token needs no mask, if any.
-        prompt_masks: the parts of masks that decode steps share.
+        prompt_masks: the eager masks that decode steps share.
     """
 
     segments: list[Segment]
