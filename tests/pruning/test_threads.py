@@ -18,7 +18,6 @@ from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.deploy import prune, pruned
 from vflowopt_search.pruning.record import LastPrefill
-from vflowopt_search.pruning.threads import PerThread
 from vflowopt_search.strategy import Recycling, Strategy
 
 THREADS = 6
@@ -94,17 +93,3 @@ def test_a_thread_without_a_prompt_sees_the_last_of_all() -> None:
     assert handle.last.visual_tokens == [16]
     handle.remove()
     assert handle.last.visual_tokens == [16]
-
-
-def test_a_value_of_ones_own_starts_anew_in_every_thread_and_object() -> None:
-    class Counter:
-        seen = PerThread[list[int]](list)
-
-    one, other = Counter(), Counter()
-    one.seen.append(1)
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: one.seen).result() == []
-    assert one.seen == [1]
-    assert other.seen == []
-    one.seen = [5]
-    assert one.seen == [5]

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import local
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,10 +47,18 @@ from vflowopt_search.pruning.state import (
     state_of,
     whole_segment,
 )
-from vflowopt_search.pruning.threads import PerThread, nothing
 from vflowopt_search.pruning.training import Labels
 
 CACHE, DEEPSTACK = "past_key_values", "deepstack_visual_embeds"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Passed(local):
+    """What the hooks of one forward hand to each other; each thread has its own."""
+
+    call: Mapping[str, Any] = NOTHING
+    labels: Labels | None = None
+    forward: Forward | None = None
 
 
 class Engine(OfOneModel, ABC):
@@ -58,14 +68,11 @@ class Engine(OfOneModel, ABC):
     for each thread apart.
     """
 
-    _call: PerThread[dict[str, Any]] = PerThread(dict)
-    _labels: PerThread[Labels | None] = PerThread(nothing)
-    _forward: PerThread[Forward | None] = PerThread(nothing)
-
     def __init__(
         self, anatomy: Anatomy, scoring: PromptScoring, later_layers: Mapping[int, int]
     ) -> None:
         self.anatomy, self.scoring, self.later_layers = anatomy, scoring, later_layers
+        self._passed = _Passed()
         self._layer_hooks = Switched(
             before,
             {
@@ -114,8 +121,7 @@ class Engine(OfOneModel, ABC):
         return range(min(self.later_layers, default=total), total)
 
     def _forget(self) -> None:
-        self._labels = self._forward = None
-        self._call = {}
+        self._passed = _Passed()
 
     def before_model(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -123,34 +129,34 @@ class Engine(OfOneModel, ABC):
         """Refuse what cannot be done right on a shortened sequence; take labels in tow."""
         keep = kwargs.get("logits_to_keep")
         refuse_positions_of_logits(keep, bool(self.scoring.text_layers))
-        self._labels = None
+        self._passed.labels = None
         given = kwargs.get("labels")
         self._label_hooks.switch(on=given is not None)
         if given is None:
             return None
         refuse_labels(bool(self.scoring.text_layers))
-        self._labels = Labels(given, kwargs.get("attention_mask"))
-        return args, kwargs | self._labels.arguments()
+        self._passed.labels = Labels(given, kwargs.get("attention_mask"))
+        return args, kwargs | self._passed.labels.arguments()
 
     def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Let go of the labels, also after an exception."""
-        self._labels = None
+        self._passed.labels = None
 
     def before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the arguments: token ids show where the visual tokens are."""
-        self._call = kwargs if not args else {"input_ids": args[0]} | kwargs
-        if not brings_features(self._call):  # then images are encoded on the way
+        self._passed.call = kwargs if not args else {"input_ids": args[0]} | kwargs
+        if not brings_features(self._passed.call):  # then images are encoded on the way
             self.scoring.forget_recorded()
 
     def before_backbone(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Start a prompt (the cache is empty) or go on with one."""
-        self._forward = None
+        self._passed.forward = None
         try:
             changed = self._begin(args, kwargs)
         finally:
-            self._call = {}
+            self._passed.call = NOTHING
         self._switch_hooks()
         return changed
 
@@ -162,13 +168,13 @@ class Engine(OfOneModel, ABC):
             return self._continue(args, kwargs, cache)
         if cache is not None:
             attach_state(cache, None)
-        input_ids = ids_of(self._call)
+        input_ids = ids_of(self._passed.call)
         refuse_tokens(input_ids, self.anatomy.refused_tokens, self.anatomy.model_type)
         kinds = kinds_of(input_ids, self.anatomy)
         if not any(bool(mask_BS.any()) for mask_BS in kinds.values()):
             self.scoring.forget_images()
             return None
-        self.scoring.begin(self._call.get("mm_encoder_outputs"))
+        self.scoring.begin(self._passed.call.get("mm_encoder_outputs"))
         return args, self._start(kwargs, cache, kinds)
 
     def _switch_hooks(self) -> None:
@@ -176,9 +182,9 @@ class Engine(OfOneModel, ABC):
 
         Training may run layers again in the backward, whatever forward came in between.
         """
-        forward = self._forward
+        forward = self._passed.forward
         prefill = forward is not None and forward.prefill is not None
-        self._end_hooks.switch(on=prefill or self._labels is not None)
+        self._end_hooks.switch(on=prefill or self._passed.labels is not None)
         if forward is not None and forward.touches_layers():
             self._layer_hooks.switch(on=True)
         elif not self.anatomy.backbone.training:
@@ -186,9 +192,9 @@ class Engine(OfOneModel, ABC):
 
     def after_backbone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Let go of a prompt, also after an exception; labels follow the tokens that came out."""
-        if self._labels is not None and self._forward is not None:
-            self._labels.follow(self._forward.state)
-        self._forward = None
+        if self._passed.labels is not None and self._passed.forward is not None:
+            self._passed.labels.follow(self._passed.forward.state)
+        self._passed.forward = None
 
     def _start(
         self, kwargs: dict[str, Any], cache: Any, kinds: dict[str, Tensor]
@@ -196,20 +202,20 @@ class Engine(OfOneModel, ABC):
         """Stage 0: shorten embeddings, positions and mask before the first layer sees them."""
         cache = kwargs[CACHE] = cache_to_fill(self.anatomy.backbone, cache, kwargs.get("use_cache"))
         given = kwargs.get("attention_mask")
-        valid_BS = valid_tokens(self._call.get("attention_mask"), given, kinds["image"])
+        valid_BS = valid_tokens(self._passed.call.get("attention_mask"), given, kinds["image"])
         prefill = self.prefill(kinds, valid_BS)
         state = PrunedState([whole_segment(valid_BS)], valid_BS.shape[1])
-        masks = LayerMasks(self.anatomy, cache, blocks_BS=self.anatomy.blocks(self._call))
-        self._forward = Forward(state, masks, self.later_layers, prefill)
+        masks = LayerMasks(self.anatomy, cache, blocks_BS=self.anatomy.blocks(self._passed.call))
+        self._passed.forward = Forward(state, masks, self.later_layers, prefill)
         embeds_BSD = prefill.first_stage(kwargs["inputs_embeds"])
         # the attention of the last prompt token is looked for in the last place of every row
         moved = bool(self.scoring.text_layers) and not bool(valid_BS[:, -1].all())
         if moved or bool((prefill.alive_BS != valid_BS).any()):
             state.segments, state.shortened = [segment_of(prefill.alive_BS, 0)], True
         if state.shortened or self.later_layers:
-            kwargs = self._without_deepstack(kwargs, self._forward, prefill)
+            kwargs = self._without_deepstack(kwargs, self._passed.forward, prefill)
         if state.shortened:
-            kwargs = self._shortened(kwargs | {"inputs_embeds": embeds_BSD}, self._forward)
+            kwargs = self._shortened(kwargs | {"inputs_embeds": embeds_BSD}, self._passed.forward)
         if cache is not None:
             attach_state(cache, state)
         return kwargs
@@ -246,17 +252,18 @@ class Engine(OfOneModel, ABC):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decode steps and later turns: masks on what the layers really hold."""
         num_new = kwargs["inputs_embeds"].shape[1]
-        refuse_late_images(self.scoring.forget_images() or brings_features(self._call))
+        refuse_late_images(self.scoring.forget_images() or brings_features(self._passed.call))
         state = state_of(cache)
         if state is None:
             return None
-        tail_BQ = mask_after(self._call.get("attention_mask"), state.length)
+        tail_BQ = mask_after(self._passed.call.get("attention_mask"), state.length)
         given, embeds_BQD = kwargs.get("attention_mask"), kwargs["inputs_embeds"]
-        masks = masks_after(self.anatomy, state, cache, num_new, tail_BQ)
+        attention: str = self.anatomy.backbone.config._attn_implementation  # slow to read
+        masks = masks_after(self.anatomy, attention, state, cache, num_new, tail_BQ)
         if masks is None:
-            mask = hiding_nothing(self.anatomy, given, embeds_BQD)
+            mask = hiding_nothing(attention, given, embeds_BQD)
         else:
-            self._forward = Forward(state, masks, self.later_layers)
+            self._passed.forward = Forward(state, masks, self.later_layers)
             if not state.shortened:
                 return None
             mask = masks.for_backbone(given, state, embeds_BQD)
@@ -274,7 +281,7 @@ class Engine(OfOneModel, ABC):
 
         Without keyword arguments another thread is switching the hooks, and nothing is to be done.
         """
-        forward = self._forward
+        forward = self._passed.forward
         if kwargs is None:
             return None
         if self.anatomy.backbone.training:
@@ -286,7 +293,7 @@ class Engine(OfOneModel, ABC):
 
     def _see_text(self, layer: int, query_BHQD: Tensor, key_BHND: Tensor, scale: float) -> None:
         """File the last prompt token's attention to the visual tokens for the next stage."""
-        forward = self._forward
+        forward = self._passed.forward
         if forward is not None and forward.prefill is not None:
             segment = forward.state.segments[-1]
             seen_BK = seen_by_last(self.anatomy.backbone.config, layer, segment.valid_BK)

@@ -183,21 +183,25 @@ class LayerMasks:
 
 
 def masks_after(
-    anatomy: Anatomy, state: PrunedState, cache: Any, num_new: int, tail_BQ: Tensor | None
+    anatomy: Anatomy,
+    attention: str,
+    state: PrunedState,
+    cache: Any,
+    num_new: int,
+    tail_BQ: Tensor | None,
 ) -> LayerMasks | None:
     """The masks of tokens behind a pruned prompt, None where they hide nothing."""
     # no layer's window will fill up: only the new tokens themselves may be padding
-    free = num_new == 1 and state.unmasked == anatomy.backbone.config._attn_implementation
+    free = num_new == 1 and state.unmasked == attention
     if free and (tail_BQ is None or bool(tail_BQ.all())):
         return None
     masks = LayerMasks(anatomy, cache, tail_BQ=tail_BQ, prompt_masks=state.prompt_masks)
     return None if masks.hide_nothing(state, num_new) else masks
 
 
-def hiding_nothing(anatomy: Anatomy, given: Any, hidden_BQD: Tensor) -> Any:
+def hiding_nothing(attention: str, given: Any, hidden_BQD: Tensor) -> Any:
     """A mask for the backbone that hides nothing, whatever number of tokens a layer holds."""
-    eager = anatomy.backbone.config._attn_implementation == "eager"
-    nothing = hidden_BQD.new_zeros(1, 1, 1, 1) if eager else None
+    nothing = hidden_BQD.new_zeros(1, 1, 1, 1) if attention == "eager" else None
     return dict.fromkeys(given, nothing) if isinstance(given, Mapping) else nothing
 
 

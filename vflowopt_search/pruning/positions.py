@@ -48,7 +48,7 @@ def positions_after(given: Any, num_new: int, shift_B: Tensor | None, cache: Any
         shift_B: how far packing moved each row's positions forward, None without packing.
         cache: knows how many tokens came before.
     """
-    if given is not None:
+    if given is not None and given.shape[-1] != num_new:
         given = given[..., -num_new:]
     if shift_B is None:
         return given

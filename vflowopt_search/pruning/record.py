@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import local
 
 from torch import Tensor
-
-from vflowopt_search.pruning.threads import PerThread, nothing
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,17 @@ class LastPrefill:
     importance: list[Tensor]
 
 
+class _Own(local):
+    """How a thread reads its own last prefill; None before that."""
+
+    read: Callable[[], LastPrefill] | None = None
+
+
 class Applied:
     """A strategy at work on a model."""
 
-    _own: PerThread[Callable[[], LastPrefill] | None] = PerThread(nothing)
-
     def __init__(self) -> None:
+        self._own = _Own()
         self._newest: Callable[[], LastPrefill] | None = None
 
     @property
@@ -51,15 +55,15 @@ class Applied:
         Where several threads use the model, each sees its own last one; a thread without one, and
         everybody once the strategy is off, sees the last of all.
         """
-        read = self._own or self._newest
+        read = self._own.read or self._newest
         return None if read is None else read()
 
     def freeze(self) -> None:
         """Hold `last` in plain values, so that nothing of the model is held."""
         last = self.last
-        vars(self).clear()
+        self._own = _Own()
         self._newest = None if last is None else lambda: last
 
     def watch(self, read: Callable[[], LastPrefill]) -> None:
         """Let `last` come from `read` (called by the engine; built only when somebody looks)."""
-        self._own = self._newest = read
+        self._own.read = self._newest = read

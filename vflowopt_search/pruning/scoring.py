@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from threading import local
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,6 @@ from vflowopt_search.errors import StrategyError, UnsupportedError
 from vflowopt_search.importance.registry import make_score
 from vflowopt_search.importance.signals import TokenGrid, VisualSignals
 from vflowopt_search.pruning.anatomy import Anatomy
-from vflowopt_search.pruning.threads import PerThread
 from vflowopt_search.pruning.vision import VisionRecorder
 from vflowopt_search.strategy import Stage, Strategy
 
@@ -43,6 +43,13 @@ class PromptScoring(Protocol):
         """Drop what was recorded or provided; whether there was anything."""
 
 
+class _Own(local):
+    """What a thread was given for its next prompt."""
+
+    def __init__(self) -> None:
+        self.provided: dict[str, VisualSignals] = {}
+
+
 class Scoring:
     """The scores a strategy names, and the recorder of what they need.
 
@@ -50,11 +57,9 @@ class Scoring:
         text_layers: stage layers that are scored by attention inside the decoder.
     """
 
-    _provided: PerThread[dict[str, VisualSignals]] = PerThread(dict)
-
     def __init__(self, anatomy: Anatomy, strategy: Strategy) -> None:
         """Raise StrategyError where a stage asks for a score it cannot have."""
-        self.strategy = strategy
+        self.strategy, self._own = strategy, _Own()
         names = {self.name_of(stage) for stage in strategy.stages}
         self._scores = {name: make_score(strategy.importance, name) for name in sorted(names)}
         self.text_layers = [s.layer for s in strategy.stages if self.is_text(s)]
@@ -93,7 +98,7 @@ class Scoring:
 
     def provide(self, signals: VisualSignals, kind: str = "image") -> None:
         """Use these signals for the next prompt, whose features were encoded before."""
-        self._provided[kind] = signals
+        self._own.provided[kind] = signals
 
     def begin(self, outputs: Mapping[str, Any] | None) -> None:
         """Take the signals of a prompt's features: as provided, else those seen at their encoding.
@@ -107,9 +112,9 @@ class Scoring:
                 self.recorder.file(kind, signals)
             elif output is not None:  # whatever was encoded last, it was not this
                 self.recorder.drop(kind)
-        for kind, signals in self._provided.items():
+        for kind, signals in self._own.provided.items():
             self.recorder.file(kind, signals)
-        self._provided.clear()
+        self._own.provided.clear()
 
     def forget_recorded(self) -> None:
         """Drop what was encoded for a prompt that never came."""
@@ -117,10 +122,10 @@ class Scoring:
 
     def forget_images(self) -> bool:
         """Drop what was recorded or provided; whether there was anything."""
-        if not self.recorder.calls and not self._provided:
+        if not self.recorder.calls and not self._own.provided:
             return False
         self.recorder.forget()
-        self._provided.clear()
+        self._own.provided.clear()
         return True
 
     def vision_scores(

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import local
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,6 @@ from vflowopt_search.importance.signals import ImageGeometry, ProjectedAttention
 from vflowopt_search.ops.dispatch import patch_entropy
 from vflowopt_search.pruning.anatomy import Anatomy
 from vflowopt_search.pruning.probe import attention_probe
-from vflowopt_search.pruning.threads import PerThread
 from vflowopt_search.pruning.tiles import SeenAttention, cut_into_tiles
 from vflowopt_search.strategy import PixelScale
 
@@ -27,6 +27,17 @@ KINDS = {"image": "get_image_features", "video": "get_video_features"}
 
 class _Key:
     """Stands on an encoder's output for the signals that its recorder holds."""
+
+
+class _Seen(local):
+    """What a thread's encodings have shown; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, VisualSignals] = {}
+        self.newest: dict[str, Tensor] = {}
+        self.inputs: list[Tensor] = []
+        self.attention: list[SeenAttention] = []
+        self.inside = False
 
 
 @dataclass
@@ -41,8 +52,6 @@ class VisionRecorder:
         anatomy: the model's parts.
         layer: vision encoder layer (0-based) whose attention is needed, None for no attention.
         pixels: how the processor normalised the pixels, None where entropy is not needed.
-        calls: signals of this thread's newest encoding by kind ("image", "video"), until a prompt
-            uses it.
     """
 
     anatomy: Anatomy
@@ -50,11 +59,12 @@ class VisionRecorder:
     pixels: PixelScale | None
     _held: WeakKeyDictionary[_Key, VisualSignals] = field(default_factory=WeakKeyDictionary)
 
-    calls = PerThread[dict[str, VisualSignals]](dict)
-    _newest = PerThread[dict[str, Tensor]](dict)
-    _inputs = PerThread[list[Tensor]](list)
-    _attention = PerThread[list[SeenAttention]](list)
-    _inside = PerThread[bool](bool)
+    _seen: _Seen = field(default_factory=_Seen)
+
+    @property
+    def calls(self) -> dict[str, VisualSignals]:
+        """Signals of this thread's newest encoding by kind ("image", "video"), not used yet."""
+        return self._seen.calls
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -76,14 +86,14 @@ class VisionRecorder:
 
     def _encode(self, kind: str, encode: Callable[..., Any], call: Mapping[str, Any]) -> Any:
         """Run one encoding and file what was seen meanwhile."""
-        if self._inside:  # some models encode videos by their own get_image_features
+        if self._seen.inside:  # some models encode videos by their own get_image_features
             return encode()
         self._clear()
-        self._inside = True
+        self._seen.inside = True
         try:
             features = encode()
         finally:
-            self._inside = False
+            self._seen.inside = False
         if kind == "image":
             images = self.anatomy.images_of(call, features)
         else:
@@ -95,7 +105,7 @@ class VisionRecorder:
             key = _Key()
             self._held[key] = signals
             setattr(features, SIGNALS, key)
-            self._newest[kind] = rows_of(features)
+            self._seen.newest[kind] = rows_of(features)
         return features
 
     def signals_of(self, output: Any, kind: str) -> VisualSignals | None:
@@ -103,7 +113,7 @@ class VisionRecorder:
         key = getattr(output, SIGNALS, None)
         if key is not None and key in self._held:
             return self._held[key]
-        newest = self._newest.get(kind)
+        newest = self._seen.newest.get(kind)
         if newest is None:
             return None
         given = rows_of(output)[: len(newest)]  # beams repeat them
@@ -117,7 +127,7 @@ class VisionRecorder:
     def forget(self) -> None:
         """Drop what no prompt has used."""
         self.calls.clear()
-        self._newest.clear()
+        self._seen.newest.clear()
 
     def drop(self, kind: str) -> None:
         """Keep no signals of this kind."""
@@ -128,24 +138,24 @@ class VisionRecorder:
         return "image" if same else kind
 
     def _clear(self) -> None:
-        self._inputs.clear()
-        self._attention.clear()
+        self._seen.inputs.clear()
+        self._seen.attention.clear()
 
     def _signals(self, images: tuple[ImageGeometry, ...], call: Mapping[str, Any]) -> VisualSignals:
         entropy: tuple[Tensor, ...] | None = None
         if self.pixels is not None:
-            runs = self.anatomy.gray_tiles(self._inputs, images, self.pixels)
+            runs = self.anatomy.gray_tiles(self._seen.inputs, images, self.pixels)
             entropy = tuple(entropy_of(gray_TPX) for gray_TPX in runs)
         attention: tuple[ProjectedAttention, ...] | None = None
         if self.layer is not None:
-            attention = attention_by_run(self.anatomy, self._attention, images, call)
+            attention = attention_by_run(self.anatomy, self._seen.attention, images, call)
         return VisualSignals(images=images, attention=attention, entropy=entropy)
 
     def _see_input(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._inputs.append(args[0] if args else kwargs.get("pixel_values", _first(kwargs)))
+        self._seen.inputs.append(args[0] if args else kwargs.get("pixel_values", _first(kwargs)))
 
     def _see_attention(self, query: Tensor, key: Tensor, scale: float) -> None:
-        self._attention.append(SeenAttention(query.detach(), key.detach(), scale))
+        self._seen.attention.append(SeenAttention(query.detach(), key.detach(), scale))
 
 
 def rows_of(output: Any) -> Tensor:
