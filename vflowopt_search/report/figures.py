@@ -35,7 +35,7 @@ _ROW_PIXELS = 26
 _ROOM_FOR_TEXT = 1.3
 _FAR_APART = 5
 """From this ratio on, a logarithmic axis: the worst trials would press the others to the ground."""
-_MOST_SAMPLE_LABELS = 48
+_MOST_SAMPLE_LABELS = 24
 _BAR_ABOVE = {
     "title": {"text": "divergence", "side": "top"},
     "orientation": "h",
