@@ -139,8 +139,10 @@ class CalibrationSet:
                 f"{self.halved} samples can be used, fewer than twice {self.asked}: the search "
                 f"sees {found} of them, and the others about other images are held out"
             )
-        short = self.asked - found
-        return f"{short} fewer than asked: {found} of {self.asked}" if short > 0 else ""
+        if found >= self.asked:
+            return ""
+        rest = "no others that can be used" if self.skipped > self.refused else "no more"
+        return f"{found} of the {self.asked} samples asked for: the data has {rest}"
 
 
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:

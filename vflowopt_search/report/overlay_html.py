@@ -79,8 +79,9 @@ def tokens_in_words(overlays: Overlays, sample: SampleOverlay) -> str:
     for layer, count, off in zip(
         overlays.stages, sample.stage_tokens, sample.stage_elsewhere, strict=True
     ):
-        ends = f" ({off} of them on no picture, as row ends)" if off else ""
-        alive.append(f"{count} from layer {layer}{ends}")
+        ends = f"{off} of them {'corresponds' if off == 1 else 'correspond'} to no image patch"
+        bare = f" ({ends}, as row separators do)" if off else ""
+        alive.append(f"{count} from layer {layer}{bare}")
     return f"{', '.join(alive)}; {sample.mean_retained:.2%} kept, mean over the decoder layers."
 
 
