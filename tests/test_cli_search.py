@@ -20,10 +20,12 @@ from vflowopt_search.cli import preparation
 from vflowopt_search.errors import DivergenceError
 from vflowopt_search.model_source import ModelSource, load
 from vflowopt_search.objective import build_objective
+from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.strategy import Strategy
 
 Arguments = list[str | Path]
 TRIALS = 6
+TEXTBOOK = tuple(SearchSpace.load("vflowopt").textbook)
 FILES = (run_folder.STRATEGY, run_folder.TRIALS, run_folder.JOURNAL, run_folder.REPORT)
 
 
@@ -91,6 +93,11 @@ def test_a_search_that_sees_everything_says_that_nothing_is_held_out(
     result = run(*asked)
     assert result.exit_code == 0, result.stderr
     assert "no images left that the search did not see" in result.stderr
+    [name] = (name for name in TEXTBOOK if f"strategy `{name}`" in result.stdout)
+    told = f"No trial beat the textbook strategy `{name}`: the strategy file holds that one."
+    assert told in result.stdout.splitlines()  # there was no other trial
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["best"]["textbook"] == name
     result = run(*asked, "--no-held-out")
     assert "no images left" not in result.stderr
     assert "held out" not in result.stdout

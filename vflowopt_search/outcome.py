@@ -194,6 +194,7 @@ def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
     return Provenance(
         study=study.study_name,
         trial=trial.number,
+        textbook=trial.user_attrs.get(trials.TEXTBOOK),
         objective=Objective(
             divergence=trial.value,
             metric=context["metric"],

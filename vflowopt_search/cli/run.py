@@ -78,6 +78,8 @@ def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
         return
     console = stdout()
     console.print(summary.sentence(), soft_wrap=True)
+    if remark := summary.remark():
+        console.print(remark, style="yellow", markup=False, soft_wrap=True)
     if rows:
         console.print(comparison.rendered(rows))
         told = comparison.explained(rows, summary.recipe["metric"], summary.calibration["samples"])

@@ -9,6 +9,7 @@ from vflowopt_search.cli.options import Json, StrategyPath
 from vflowopt_search.report.words import Facts, ranking, stages
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import find_strategy
+from vflowopt_search.textbook import unbeaten
 
 
 def show(
@@ -79,6 +80,8 @@ def _origin(strategy: Strategy) -> Facts:
     if origin.study is not None:
         trial = "" if origin.trial is None else f", trial {origin.trial}"
         facts.append(("found by", f"study {origin.study}{trial}"))
+    if origin.textbook is not None:
+        facts.append(("textbook", unbeaten(origin.textbook)))
     if origin.created is not None:
         facts.append(("created", origin.created))
     if origin.versions:

@@ -119,6 +119,12 @@ def facts(run: Run) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def textbook_of(run: Run) -> str | None:
+    """Name of the textbook strategy that no trial beat; None where one did."""
+    best = best_full(run.study.get_trials(deepcopy=False))
+    return None if best is None else best.user_attrs.get(trials.TEXTBOOK)
+
+
 def missing(run: Run) -> list[str]:
     """What the search that was asked for will have measured at its end, and has not yet.
 
@@ -213,6 +219,8 @@ def _best(run: Run) -> str:
     if best is None:
         return "none yet"
     said = f"divergence {value_of(best):.5g} in trial {best.number}"
+    if (name := textbook_of(run)) is not None:
+        said += f", the textbook strategy `{name}`"
     objective = _objective(run.strategy)
     if objective is not None and objective.held_out is not None:
         said += f"; {objective.held_out:.5g} on held-out samples"
