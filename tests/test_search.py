@@ -18,6 +18,7 @@ from vflowopt_search.calibration.samples import fingerprint
 from vflowopt_search.errors import StudyError
 from vflowopt_search.objective import build_objective
 from vflowopt_search.outcome import TrialReport
+from vflowopt_search.textbook import unbeaten
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,6 +82,25 @@ def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) 
     assert grown.provenance is not None and grown.provenance.objective is not None
     assert grown.provenance.trial != found.trial
     assert grown.provenance.objective.held_out is None  # another trial is the best now
+
+
+def test_what_the_command_line_would_note_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    journal, few = tmp_path / "study.journal", replace(small_set(), asked=60)
+    others = replace(small_set(5, seed=9), asked=7)
+    result = search(
+        model, processor, few, retain=0.5, trials=1, storage=journal, held_out=others, name="mine"
+    )
+    assert all(record.levelname == "WARNING" for record in caplog.records)
+    assert caplog.messages == [
+        "separators are fixed at drop: the model has none",
+        "7 of the 60 samples asked for: the data has no more",
+        "held-out samples: 5 of the 7 samples asked for: the data has no more",
+        unbeaten("attention-once"),
+    ]
+    assert f"study 'mine' in {journal}: 1 trial (1 complete), retain 0.5" in repr(result)
 
 
 def test_held_out_samples_are_measured_once_where_some_are_refused(

@@ -93,6 +93,11 @@ class StudyOutcome:
     finished: bool
     interrupted: bool
 
+    @property
+    def textbook(self) -> str | None:
+        """Name of the textbook strategy that no trial beat; None where one did."""
+        return None if self.best_trial is None else self.best_trial.user_attrs.get(trials.TEXTBOOK)
+
 
 def report_of(study: Study, trial: FrozenTrial, total: int) -> TrialReport:
     """What there is to say when a trial ends."""

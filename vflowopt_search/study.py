@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +24,19 @@ from vflowopt_search.outcome import (
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recovery import Recovering, recover
 from vflowopt_search.rescoring import rescore_once
+from vflowopt_search.result import SearchResult
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.signs import SignsOfLife
 from vflowopt_search.storage import open_storage, quiet_optuna
-from vflowopt_search.strategy import ModelIdentity, Strategy
+from vflowopt_search.strategy import ModelIdentity
+from vflowopt_search.textbook import unbeaten
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -145,45 +150,6 @@ def study_context(
     }
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """What `search` found.
-
-    Args:
-        outcome: all that the study left.
-    """
-
-    outcome: StudyOutcome
-
-    @property
-    def study(self) -> Study:
-        """The Optuna study, for Optuna's own plots and frames."""
-        return self.outcome.study
-
-    @property
-    def best(self) -> Strategy:
-        """The best strategy, measured on every calibration sample.
-
-        Raises:
-            StudyError: no trial was measured on all of them.
-        """
-        if self.outcome.best is None:
-            raise StudyError(
-                f"study {self.study.study_name!r} has no strategy that was measured on every "
-                f"calibration sample; search again with more trials"
-            )
-        return self.outcome.best
-
-    def save(self, path: str | Path) -> None:
-        """Write the best strategy's file.
-
-        Raises:
-            StudyError: there is no best strategy.
-            StrategyError: the file cannot be written.
-        """
-        self.best.save(path)
-
-
 def search(
     model: Any,
     processor: Any,
@@ -207,6 +173,9 @@ def search(
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Find which visual tokens a model can drop, where and how many, at an exact budget.
+
+    What the command line notes (samples left out, parameters fixed, no trial better than the
+    textbook) is logged as warnings.
 
     A search may fit its samples; others tell how much, and those of `calibration` are at hand:
     `seen = load_calibration(data, halve=True)`, then
@@ -251,9 +220,11 @@ def search(
         strict=strict,
     )
     objective = build(calibration)
+    bound = chosen.bind(objective.facts)
+    _note(*bound.notes, objective.calibration.note)
     outcome = run_study(
         objective,
-        chosen.bind(objective.facts),
+        bound,
         StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch),
         storage=InMemoryStorage() if storage is None else storage,
         context={
@@ -266,11 +237,19 @@ def search(
 
         def build_others() -> tuple[MeasuresStrategies, str]:
             others = build(held_out)
+            _note(others.calibration.held_out_note)
             return others, others.calibration.sha256
 
         if rescore_once(outcome.study, held_out.sha256, build_others):
             outcome = outcome_of_study(outcome.study, trials, interrupted=False)
-    return SearchResult(outcome)
+    _note(unbeaten(outcome.textbook))
+    return SearchResult(outcome, storage)
+
+
+def _note(*remarks: str) -> None:
+    """Log what the command line would note."""
+    for remark in filter(None, remarks):
+        _log.warning(remark)
 
 
 def _open_study(storage: BaseStorage, settings: StudySettings, sampler: SlotSampler) -> Study:

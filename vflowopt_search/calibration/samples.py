@@ -132,6 +132,11 @@ class CalibrationSet:
         return "; ".join(filter(None, (self.left_out, self._size)))
 
     @property
+    def held_out_note(self) -> str:
+        """The same of samples that no trial sees, told beside those that trials see."""
+        return f"held-out samples: {self.note}" if self.note else ""
+
+    @property
     def _size(self) -> str:
         found = len(self) + self.refused
         if self.halved:

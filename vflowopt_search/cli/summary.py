@@ -180,10 +180,9 @@ def _fingerprint(strategy: Strategy) -> str:
 def _best(outcome: StudyOutcome) -> dict[str, Any] | None:
     if outcome.best is None or outcome.best_trial is None:
         return None
-    textbook = None if outcome.best.provenance is None else outcome.best.provenance.textbook
     return {
         "trial": outcome.best_trial.number,
-        **({} if textbook is None else {"textbook": textbook}),
+        **({} if outcome.textbook is None else {"textbook": outcome.textbook}),
         "divergence": outcome.divergence,
         **_held_out(outcome.best),
         "strategy_sha256": _fingerprint(outcome.best),
