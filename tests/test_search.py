@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search import Strategy, pruned, rescoring, search
+from vflowopt_search import objective as objective_module
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import fingerprint
 from vflowopt_search.errors import StudyError
@@ -56,6 +58,28 @@ def test_a_search_is_resumed_with_the_same_samples_only(tmp_path: Path) -> None:
     assert resumed.best.stages == whole.best.stages
     with pytest.raises(StudyError, match="was made with calibration_sha256"):
         search(model, processor, small_set(seed=2), retain=0.5, trials=4, storage=journal)
+
+
+def test_other_settings_are_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    journal = tmp_path / "study.journal"
+    again = partial(search, model, processor, trials=1, storage=journal)
+    again(small_set(), retain=0.5)
+    monkeypatch.setattr(objective_module, "build_objective", lambda *a, **k: pytest.fail("built"))
+    with pytest.raises(StudyError, match=r"made with retain '0.5' but is resumed with '0.4'"):
+        again(small_set(), retain=0.4)
+    with pytest.raises(StudyError, match=r"made with metric .* but is resumed with 'kl'"):
+        again(small_set(), retain=0.5, metric="kl")
+    with pytest.raises(StudyError, match=r"made with samples '7' but is resumed with '6'"):
+        again(small_set(6), retain=0.5)
+    with pytest.raises(StudyError, match=r"made with calibration_sha256"):
+        again(small_set(seed=2), retain=0.5)
+    with pytest.raises(pytest.fail.Exception, match="built"):  # it may be a study on 7 of these 8
+        again(small_set(8), retain=0.5)
+    with pytest.raises(pytest.fail.Exception, match="built"):
+        again(small_set(), retain=0.5, name="another")
 
 
 def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) -> None:

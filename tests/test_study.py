@@ -18,8 +18,8 @@ from vflowopt_search import trials
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.errors import DivergenceError, StudyError
 from vflowopt_search.outcome import TrialReport
+from vflowopt_search.settings import StudySettings
 from vflowopt_search.strategy import Strategy
-from vflowopt_search.study import StudySettings
 
 
 class Failing(FakeObjective):
