@@ -12,6 +12,7 @@ from vflowopt_search.report.frames import SampleHeatmap
 from vflowopt_search.report.overlay import Panel, opened, sample_panels
 from vflowopt_search.report.overlay_record import Overlays, Role, SampleOverlay
 from vflowopt_search.report.runs import Run
+from vflowopt_search.report.words import share
 
 SHOWN_THUMBNAILS = 8
 _ROLES: dict[Role, str] = {"worst": "highest", "median": "middle", "best": "lowest"}
@@ -82,7 +83,8 @@ def tokens_in_words(overlays: Overlays, sample: SampleOverlay) -> str:
         ends = f"{off} of them {'corresponds' if off == 1 else 'correspond'} to no image patch"
         bare = f" ({ends}, as row separators do)" if off else ""
         alive.append(f"{count} from layer {layer}{bare}")
-    return f"{', '.join(alive)}; {sample.mean_retained:.2%} kept, mean over the decoder layers."
+    ratio = f"retention ratio on this sample {share(sample.mean_retained)}"
+    return f"{', '.join(alive)}; {ratio}, mean over the decoder layers."
 
 
 def _view(panels: list[Panel]) -> str:

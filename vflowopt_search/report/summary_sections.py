@@ -12,7 +12,7 @@ from vflowopt_search.report.gaps import Gap, search_command
 from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
-from vflowopt_search.report.words import FOUND
+from vflowopt_search.report.words import FOUND, share
 from vflowopt_search.textbook import unbeaten
 
 Tile = tuple[str, str, str]
@@ -55,7 +55,8 @@ def _headline(run: Run) -> Iterator[Tile]:
     if found is None or found.divergence is None:
         return
     if run.retain is not None:
-        yield f"{run.retain:.1%}", "visual tokens kept", "mean over the decoder layers"
+        kept = "of the visual tokens kept, mean over the decoder layers"
+        yield share(run.retain), "target retention ratio", kept
     yield f"{found.divergence:.4g}", "mean divergence", "the unpruned model has 0"
     if found.held_out is not None:
         yield f"{found.held_out:.4g}", "held-out divergence", "on samples that no trial saw"
