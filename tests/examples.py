@@ -38,6 +38,7 @@ def full_strategy() -> Strategy:
         provenance=Provenance(
             study="größer ≥ 0.1 ",
             trial=41,
+            textbook="pyramid",
             objective=Objective(divergence=0.031, metric="last_token_cosine", held_out=0.04),
             calibration=CalibrationIdentity(name="c", samples=32, sha256="cd" * 32),
             versions={"torch": "2.13.0"},

@@ -19,8 +19,9 @@ from optuna.storages import InMemoryStorage
 from vflowopt_search import trials
 from vflowopt_search.outcome import StudyOutcome
 from vflowopt_search.search_space import BoundSpace, ModelFacts, SearchSpace
+from vflowopt_search.settings import StudySettings
 from vflowopt_search.strategy import ModelIdentity, PixelScale, Strategy
-from vflowopt_search.study import StudySettings, run_study
+from vflowopt_search.study import run_study
 
 FACTS = ModelFacts(
     identity=ModelIdentity(

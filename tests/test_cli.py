@@ -11,10 +11,11 @@ from PIL import Image
 from tests.command import run
 from tests.examples import full_strategy
 from vflowopt_search import __version__
+from vflowopt_search.budget import mean_retained
 from vflowopt_search.calibration.images import open_image
 from vflowopt_search.cli import doctor
 from vflowopt_search.cli.console import table
-from vflowopt_search.strategy import Importance, Stage, Strategy
+from vflowopt_search.strategy import Budget, Importance, Recycling, Stage, Strategy
 
 COMMANDS = ["search", "show", "apply", "report", "evaluate", "validate", "bench", "dashboard"]
 COMMANDS += ["models", "spaces", "doctor", "push", "pull"]
@@ -66,10 +67,11 @@ def test_show_tells_stages_and_origin(tmp_path: Path) -> None:
     assert "full" in text
     assert "toy, 8 decoder layers of width 128, 6 vision layers" in text
     assert "vision layer 4, context threshold 12.5, entropy weight 0.31" in text
-    assert "cells of 4 tokens" in text
+    assert "grid cells of 4 x 4 tokens" in text
+    assert "10.0% of the visual tokens claimed, but 13.0% by its stages" in text
     rows = [line.split() for line in text.splitlines()]
-    assert ["0", "to", "2", "0.1600", "16.00%", "received_attention"] in rows
-    assert ["3", "to", "7", "0.7000", "11.20%", "text_attention"] in rows
+    assert ["0", "to", "2", "0.16", "16.0%", "received_attention"] in rows
+    assert ["3", "to", "7", "0.7", "11.2%", "text_attention"] in rows
     assert strategy.provenance is not None
     assert f"study {strategy.provenance.study}, trial {strategy.provenance.trial}" in text
 
@@ -90,9 +92,39 @@ def test_show_without_a_model(tmp_path: Path) -> None:
     Strategy(name="s", importance=Importance(score="random"), stages=stages).save(tmp_path / "s")
     text = run("show", tmp_path / "s").stdout
     rows = [line.split() for line in text.splitlines()]
-    assert ["0", "to", "1", "-", "100.00%", "-"] in rows
-    assert ["2", "and", "later", "0.5000", "50.00%", "random"] in rows
-    assert "mean retained" not in text
+    assert ["0", "to", "1", "-", "100.0%", "-"] in rows
+    assert ["2", "and", "later", "0.5", "50.0%", "random"] in rows
+    assert "retention ratio" not in text
+
+
+def test_show_rounds_for_people_and_the_file_does_not(tmp_path: Path) -> None:
+    importance = Importance(
+        vision_layer=4,
+        context_threshold=12.408511,
+        entropy_weight=0.340226,
+        pixels=full_strategy().importance.pixels,
+    )
+    stages = (Stage(layer=0, keep_ratio=0.746742), Stage(layer=1, keep_ratio=0.0101832))
+    kept = mean_retained(stages, 8)
+    update = {
+        "importance": importance,
+        "stages": stages,
+        "recycling": Recycling(cell=12.222222),
+        "budget": Budget(mean_retained=kept + 1e-6),
+    }
+    strategy = full_strategy().model_copy(update=update)
+    strategy.save(tmp_path / "s")
+    text = run("show", tmp_path / "s").stdout
+    assert "context threshold 12.4, entropy weight 0.34 " in text
+    assert "grid cells of 12.2 x 12.2 tokens " in text
+    assert f"retention ratio {kept:.1%} of the visual tokens, mean over the decoder layers" in (
+        " ".join(text.split())
+    )
+    rows = [line.split() for line in text.splitlines()]
+    assert ["0", "0.747", "74.7%", "received_attention"] in rows
+    assert ["1", "to", "7", "0.0102", "0.76%", "received_attention"] in rows
+    told = json.loads(run("show", tmp_path / "s", "--json").stdout)["strategy"]
+    assert told["recycling"]["cell"] == 12.222222
 
 
 def test_show_json_has_the_file_and_what_follows(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from tests.command import World, make_world, run
 from vflowopt_search import run_folder
+from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.strategy import CalibrationIdentity, Strategy
+from vflowopt_search.textbook import unbeaten
 
 NOTE = (
     "note: 10 samples can be used, fewer than twice 256: the search sees 5 of them, and the others "
@@ -81,3 +83,13 @@ def test_overlays_of_the_half_that_was_seen_can_be_recorded_later(
     again = run("report", folder, "--model", world.model, "--calibration", world.samples)
     assert again.exit_code == 0, again.stderr
     assert any((folder / run_folder.OVERLAYS).iterdir())
+
+
+def test_a_textbook_strategy_that_nothing_beat_is_told(world: World, tmp_path: Path) -> None:
+    """There is one trial only, which is of the textbook."""
+    result = run(*search(world, tmp_path / "mine"))
+    assert result.exit_code == 0, result.stderr
+    name = next(iter(SearchSpace.load("vflowopt").textbook))
+    assert unbeaten(name) in result.stdout.splitlines()
+    summary = json.loads((tmp_path / "mine" / run_folder.SUMMARY).read_text())
+    assert summary["best"]["textbook"] == name

@@ -14,7 +14,11 @@ from vflowopt_search.outcome import TrialReport
 
 
 def report(
-    done: int, total: int, best: float | None = 0.5, failure: str | None = None
+    done: int,
+    total: int,
+    best: float | None = 0.5,
+    failure: str | None = None,
+    textbook: str | None = None,
 ) -> TrialReport:
     return TrialReport(
         number=done - 1,
@@ -25,7 +29,7 @@ def report(
         seconds=0.1,
         done=done,
         total=total,
-        textbook=None,
+        textbook=textbook,
         failure=failure,
     )
 
@@ -54,19 +58,52 @@ def lines() -> tuple[Lines, io.StringIO]:
 
 def test_time_left_is_by_the_pace_of_this_run_only(clock: Time) -> None:
     left = Clock()
-    clock.now += 2.0
-    assert (
-        left.left_of(report(61, 100)) == "0:01:18 left"
-    )  # 60 of an earlier run, one of 2 s, 39 to go
-    clock.now += 4.0
-    assert left.left_of(report(62, 100)) == "0:01:54 left"  # 3 s each, 38 to go
+    told = []
+    for done in range(61, 67):  # 60 of an earlier run
+        clock.now += 2.0
+        told.append(left.left_of(report(done, 100)))
+    assert told == ["", "", "", "", "0:01:10 left", "0:01:08 left"]  # 2 s each, 35 and 34 to go
     assert left.left_of(report(100, 100)) == ""
+
+
+def test_time_left_follows_the_latest_trials(clock: Time) -> None:
+    """The first ones are slow: much is done for the first time, and racing stops none of them."""
+    left = Clock()
+    for done in range(1, 31):
+        clock.now += 60.0 if done <= 5 else 1.0
+        told = left.left_of(report(done, 90))
+    assert told == "0:01:00 left"
+
+
+def test_textbook_trials_tell_nothing_of_the_others(clock: Time) -> None:
+    """They are never stopped early, and come first."""
+    left, told = Clock(), []
+    for done in range(1, 14):
+        textbook = "pyramid" if done <= 8 else None
+        clock.now += 60.0 if textbook else 1.0
+        told.append(left.left_of(report(done, 43, textbook=textbook)))
+    assert told == [""] * 12 + ["0:00:30 left"]
 
 
 def test_time_left_of_steps_that_come_in_batches(clock: Time) -> None:
     left = Clock()
     clock.now += 8.0
     assert left.left(32, 96) == "0:00:16 left"
+
+
+def test_time_left_of_steps_that_begin_anew(clock: Time) -> None:
+    left = Clock()
+    for done in (48, 96):
+        clock.now += 100.0
+        left.left(done, 96)
+    clock.now += 8.0
+    assert left.left(32, 96) == "0:00:16 left"
+
+
+def test_less_than_a_second_is_not_told(clock: Time) -> None:
+    left = Clock()
+    clock.now += 0.1
+    assert left.left(32, 96) == ""
 
 
 def test_nothing_is_said_of_the_time_left_before_the_first_step(clock: Time) -> None:
@@ -96,7 +133,7 @@ def test_a_line_after_a_long_silence(clock: Time) -> None:
     shown.trial(report(2, 100))
     clock.now += 31.0
     shown.trial(report(3, 100, best=None))
-    assert written.getvalue().splitlines()[-1].startswith("trials: 3/100, no best yet, ")
+    assert written.getvalue().splitlines()[-1].startswith("trials: 3/100, no best yet")
     assert "2/100" not in written.getvalue()
 
 
@@ -109,10 +146,32 @@ def test_a_failed_trial_says_why(clock: Time) -> None:
 def test_steps_have_lines(clock: Time) -> None:
     shown, written = lines()
     shown.phase("measuring")
-    clock.now += 1.0
-    shown.step(1, 2)
-    shown.step(2, 2)
-    assert written.getvalue() == "measuring\nmeasuring: 1/2, 0:00:01 left\nmeasuring: 2/2\n"
+    clock.now += 10.0
+    shown.step(5, 10)
+    shown.step(10, 10)
+    assert written.getvalue() == "measuring\nmeasuring: 5/10, 0:00:10 left\nmeasuring: 10/10\n"
+
+
+def test_the_same_is_said_once(clock: Time) -> None:
+    """Other workers' trials are looked at again and again."""
+    shown, written = lines()
+    shown.phase("trials", 100)
+    shown.phase("trials", 100)
+    for done in (1, 1, 5, 5):
+        clock.now += 40.0
+        shown.trial(report(done, 100))
+    assert [line.split(",")[0] for line in written.getvalue().splitlines()] == [
+        "trials",
+        "trials: 1/100",
+        "trials: 5/100",
+    ]
+    shown, written = lines()
+    shown.phase("measuring")
+    for done in (8, 8, 24, 24, 8):  # what begins anew is said again
+        clock.now += 40.0
+        shown.step(done, 24)
+    told = [line.split(",")[0] for line in written.getvalue().splitlines()[1:]]
+    assert told == ["measuring: 8/24", "measuring: 24/24", "measuring: 8/24"]
 
 
 def test_bars_show_best_and_time_left(clock: Time) -> None:
@@ -122,11 +181,12 @@ def test_bars_show_best_and_time_left(clock: Time) -> None:
     shown = Bars(bars)
     shown.phase("reading")
     shown.step(1, 1)
-    shown.phase("trials", 10)
-    clock.now += 1.0
-    shown.trial(report(3, 10))
+    shown.phase("trials", 12)
+    for done in range(1, 6):
+        clock.now += 1.0
+        shown.trial(report(done, 12))
     task = bars.tasks[-1]
-    assert (task.description, task.completed, task.total) == ("trials", 3, 10)
+    assert (task.description, task.completed, task.total) == ("trials", 5, 12)
     assert task.fields["said"] == "best 0.50000, 0:00:07 left"
 
 

@@ -223,6 +223,7 @@ def test_search_prints_that_caution_below_its_table(capsys: pytest.CaptureFixtur
             recipe={"metric": "flow"},
             calibration={"samples": 8},
             files={},
+            remark=lambda: "",
         ),
     )
     _print(summary, rows, as_json=False)

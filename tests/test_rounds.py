@@ -21,8 +21,8 @@ from vflowopt_search.errors import StudyError
 from vflowopt_search.outcome import TrialReport
 from vflowopt_search.processes import this_process
 from vflowopt_search.race import race_step
+from vflowopt_search.settings import StudySettings
 from vflowopt_search.strategy import Strategy
-from vflowopt_search.study import StudySettings
 
 HOST, _, START = this_process().rsplit(":", 2)
 DEAD = f"{HOST}:999999999:{START}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from PIL import Image
 from tests.small_set import small_set
 from tests.tiny import FAMILIES, tiny_model, tiny_processor
 from vflowopt_search import Strategy, pruned, rescoring, search
+from vflowopt_search import objective as objective_module
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import fingerprint
 from vflowopt_search.errors import StudyError
 from vflowopt_search.objective import build_objective
 from vflowopt_search.outcome import TrialReport
+from vflowopt_search.textbook import unbeaten
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,6 +60,28 @@ def test_a_search_is_resumed_with_the_same_samples_only(tmp_path: Path) -> None:
         search(model, processor, small_set(seed=2), retain=0.5, trials=4, storage=journal)
 
 
+def test_other_settings_are_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    journal = tmp_path / "study.journal"
+    again = partial(search, model, processor, trials=1, storage=journal)
+    again(small_set(), retain=0.5)
+    monkeypatch.setattr(objective_module, "build_objective", lambda *a, **k: pytest.fail("built"))
+    with pytest.raises(StudyError, match=r"made with retain '0.5' but is resumed with '0.4'"):
+        again(small_set(), retain=0.4)
+    with pytest.raises(StudyError, match=r"made with metric .* but is resumed with 'kl'"):
+        again(small_set(), retain=0.5, metric="kl")
+    with pytest.raises(StudyError, match=r"made with samples '7' but is resumed with '6'"):
+        again(small_set(6), retain=0.5)
+    with pytest.raises(StudyError, match=r"made with calibration_sha256"):
+        again(small_set(seed=2), retain=0.5)
+    with pytest.raises(pytest.fail.Exception, match="built"):  # it may be a study on 7 of these 8
+        again(small_set(8), retain=0.5)
+    with pytest.raises(pytest.fail.Exception, match="built"):
+        again(small_set(), retain=0.5, name="another")
+
+
 def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) -> None:
     model, processor, others = tiny_model("llava"), tiny_processor("llava"), small_set(5, seed=9)
     journal = tmp_path / "study.journal"
@@ -81,6 +106,25 @@ def test_the_best_is_measured_once_on_samples_that_no_trial_saw(tmp_path: Path) 
     assert grown.provenance is not None and grown.provenance.objective is not None
     assert grown.provenance.trial != found.trial
     assert grown.provenance.objective.held_out is None  # another trial is the best now
+
+
+def test_what_the_command_line_would_note_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    journal, few = tmp_path / "study.journal", replace(small_set(), asked=60)
+    others = replace(small_set(5, seed=9), asked=7)
+    result = search(
+        model, processor, few, retain=0.5, trials=1, storage=journal, held_out=others, name="mine"
+    )
+    assert all(record.levelname == "WARNING" for record in caplog.records)
+    assert caplog.messages == [
+        "separators are fixed at drop: the model has none",
+        "7 of the 60 samples asked for: the data has no more",
+        "held-out samples: 5 of the 7 samples asked for: the data has no more",
+        unbeaten("attention-once"),
+    ]
+    assert f"study 'mine' in {journal}: 1 trial (1 complete), retain 0.5" in repr(result)
 
 
 def test_held_out_samples_are_measured_once_where_some_are_refused(

@@ -21,7 +21,7 @@ from vflowopt_search import trials
 from vflowopt_search.errors import StudyError
 from vflowopt_search.processes import is_alive, is_gone, this_process
 from vflowopt_search.recovery import MAX_DEATHS, num_running_elsewhere, recover
-from vflowopt_search.storage import open_storage, read_journal
+from vflowopt_search.storage import open_storage, read_journal, stored_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -219,3 +219,16 @@ def test_a_database_whose_tables_another_worker_just_made_is_opened(
     monkeypatch.setattr(sqlalchemy.MetaData, "create_all", too_late)
     assert isinstance(open_storage(url), RDBStorage)
     assert len(tries) == 2
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_look_at_a_study_makes_none(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "new" / "study"
+    (tmp_path / "new").mkdir()
+    where = f"sqlite:///{file}" if kind == "sqlite" else file
+    assert stored_study(where, "fake") is None
+    assert list((tmp_path / "new").iterdir()) == []
+    fake_run(storage=where, total=1)
+    assert stored_study(where, "another") is None
+    found = stored_study(where, "fake")
+    assert found is not None and len(found.trials) == 1

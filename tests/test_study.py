@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from vflowopt_search import trials
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.errors import DivergenceError, StudyError
 from vflowopt_search.outcome import TrialReport
+from vflowopt_search.settings import StudySettings
 from vflowopt_search.strategy import Strategy
-from vflowopt_search.study import SearchResult, StudySettings
 
 
 class Failing(FakeObjective):
@@ -247,16 +246,6 @@ def test_a_foreign_study_is_refused() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(StudyError, match=said):
         StudySettings(**{"name": "x", "retain": 0.1, "trials": 1, **wrong})
-
-
-def test_a_search_result_saves_its_best_or_says_that_there_is_none(tmp_path: Path) -> None:
-    result = SearchResult(fake_run(total=1))
-    result.save(tmp_path / "strategy.json")
-    assert Strategy.load(tmp_path / "strategy.json") == result.best
-    assert json.loads((tmp_path / "strategy.json").read_text())["name"] == "fake"
-    nothing = SearchResult(fake_run(Failing(1, DivergenceError("nan")), total=1))
-    with pytest.raises(StudyError, match="no strategy that was measured on every"):
-        nothing.save(tmp_path / "none.json")
 
 
 def test_optuna_talks_as_before_after_a_study() -> None:

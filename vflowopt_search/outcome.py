@@ -93,6 +93,11 @@ class StudyOutcome:
     finished: bool
     interrupted: bool
 
+    @property
+    def textbook(self) -> str | None:
+        """Name of the textbook strategy that no trial beat; None where one did."""
+        return None if self.best_trial is None else self.best_trial.user_attrs.get(trials.TEXTBOOK)
+
 
 def report_of(study: Study, trial: FrozenTrial, total: int) -> TrialReport:
     """What there is to say when a trial ends."""
@@ -157,13 +162,28 @@ def claim_context(study: Study, given: Mapping[str, str]) -> None:
         study.set_user_attr(CONTEXT, dict(given))
         study.set_user_attr(VERSIONS, versions())
         return
+    check_context(study, dict.fromkeys(study.user_attrs.get(CONTEXT, {})) | dict(given))
+
+
+def check_context(study: Study, known: Mapping[str, str | None]) -> None:
+    """Refuse a study that was made in another context, as far as this one is known.
+
+    Args:
+        study: perhaps without trials, and then of no context yet.
+        known: parts of the context; None is one that there is not.
+
+    Raises:
+        StudyError: one of them differs.
+    """
     stored = study.user_attrs.get(CONTEXT, {})
+    if not study.get_trials(deepcopy=False):
+        return
     # what was typed says more than the fingerprints that follow from it
-    for field in sorted({*stored, *given}, key=lambda name: (name not in TYPED, name)):
-        if stored.get(field) != given.get(field):
+    for field in sorted(known, key=lambda name: (name not in TYPED, name)):
+        if stored.get(field) != known[field]:
             raise StudyError(
                 f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
-                f"resumed with {given.get(field)!r}; {_WAYS_OUT.get(field, 'give the same')}, or "
+                f"resumed with {known[field]!r}; {_WAYS_OUT.get(field, 'give the same')}, or "
                 f"another output folder for a new study"
             )
 
@@ -194,6 +214,7 @@ def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
     return Provenance(
         study=study.study_name,
         trial=trial.number,
+        textbook=trial.user_attrs.get(trials.TEXTBOOK),
         objective=Objective(
             divergence=trial.value,
             metric=context["metric"],

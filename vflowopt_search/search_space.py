@@ -8,6 +8,7 @@ is not asked for; stages and the cell are asked for only where they exist.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,10 @@ class SearchSpace(SpacePart):
     def recycles(self, point: StartingPoint) -> bool:
         """Whether a starting point recycles, said by itself or by this space."""
         return bool(self.recycling.enabled.fixed if point.recycling is None else point.recycling)
+
+    def sha256(self) -> str:
+        """Fingerprint of all that the space says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def bind(self, facts: ModelFacts) -> BoundSpace:
         """This space for one model; what the model cannot have is fixed, see `notes`.

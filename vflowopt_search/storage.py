@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import (
     BaseStorage,
@@ -16,7 +17,8 @@ from optuna.storages import (
     RDBStorage,
 )
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from vflowopt_search.errors import StudyError
 from vflowopt_search.journal_lock import SignedFileLock
@@ -60,6 +62,33 @@ def open_storage(storage: str | Path | BaseStorage) -> BaseStorage:
             f"the study {path} cannot be opened ({error.strerror}); choose a folder that can be "
             f"written to"
         ) from error
+
+
+def stored_study(storage: str | Path | BaseStorage, name: str) -> Study | None:
+    """The study of this name; None where there is none, and then nothing is made.
+
+    Raises:
+        StudyError: the file or the database cannot be opened.
+    """
+    if not isinstance(storage, BaseStorage):
+        file = sqlite_file(str(storage)) if "://" in str(storage) else Path(storage)
+        if file is not None and not file.is_file():  # opening would make it
+            return None
+    opened = open_storage(storage)
+    if name not in optuna.get_all_study_names(opened):
+        return None
+    return optuna.load_study(study_name=name, storage=opened)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a URL of SQLite names; None of other databases."""
+    try:
+        parts = make_url(url)
+    except ArgumentError:
+        return None  # to be refused where it is opened
+    named = parts.database or ":memory:"
+    is_file = parts.get_backend_name() == "sqlite" and not named.startswith((":memory:", "file:"))
+    return Path(named) if is_file else None
 
 
 def read_journal(path: str | Path) -> JournalStorage:

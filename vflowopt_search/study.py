@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import optuna
 from optuna import Study
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from vflowopt_search.errors import StudyError
 from vflowopt_search.interrupt import interruptible
 from vflowopt_search.outcome import (
     StudyOutcome,
@@ -23,56 +21,21 @@ from vflowopt_search.outcome import (
 from vflowopt_search.race import DrawsStrategies, MeasuresStrategies, Race, stopping_rule
 from vflowopt_search.recovery import Recovering, recover
 from vflowopt_search.rescoring import rescore_once
+from vflowopt_search.result import SearchResult
+from vflowopt_search.resuming import refuse_another
 from vflowopt_search.rounds import OnTrial, Rounds
 from vflowopt_search.sampling import SamplerName, SlotSampler
 from vflowopt_search.search_space import SearchSpace
+from vflowopt_search.settings import StudySettings
 from vflowopt_search.signs import SignsOfLife
 from vflowopt_search.storage import open_storage, quiet_optuna
-from vflowopt_search.strategy import ModelIdentity, Strategy
+from vflowopt_search.strategy import ModelIdentity
+from vflowopt_search.textbook import unbeaten
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
 
-
-@dataclass(frozen=True)
-class StudySettings:
-    """How to search.
-
-    Args:
-        name: of the study in its storage, and of the strategy that it exports.
-        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1].
-        trials: how many trials the study has in the end, over all runs.
-        seed: of everything random; the same seed on the same machine gives the same study.
-        racing: stop a trial that is surely worse than the best before all samples are measured.
-        sampler: `tpe`; `gp` for few, full measurements (parameters that not every trial has are
-            drawn at random); `tpe-multivariate` and `random` for comparison.
-        trials_per_batch: how many trials are drawn before any of them is measured, and then
-            measured together; this fills a GPU with a small model.
-
-    Raises:
-        StudyError: a value is out of range.
-    """
-
-    name: str
-    retain: float
-    trials: int
-    seed: int = 0
-    racing: bool = True
-    sampler: SamplerName = "tpe"
-    trials_per_batch: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.retain <= 1:
-            raise StudyError(f"retain is {self.retain} but must be in (0, 1]; change it")
-        if self.trials < 1:
-            raise StudyError(f"trials is {self.trials} but must be at least 1; ask for more")
-        if self.seed < 0:
-            raise StudyError(f"seed is {self.seed} but must not be negative; give another")
-        if self.trials_per_batch < 1:
-            raise StudyError(
-                f"trials_per_batch is {self.trials_per_batch} but must be at least 1; 1 measures "
-                f"one strategy at a time"
-            )
+_log = logging.getLogger(__name__)
 
 
 def run_study(
@@ -141,47 +104,8 @@ def study_context(
         "config_sha256": str(identity.config_sha256),
         "calibration": calibration.name,
         "calibration_sha256": calibration.sha256,
-        "space_sha256": hashlib.sha256(space.model_dump_json().encode()).hexdigest(),
+        "space_sha256": space.sha256(),
     }
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What `search` found.
-
-    Args:
-        outcome: all that the study left.
-    """
-
-    outcome: StudyOutcome
-
-    @property
-    def study(self) -> Study:
-        """The Optuna study, for Optuna's own plots and frames."""
-        return self.outcome.study
-
-    @property
-    def best(self) -> Strategy:
-        """The best strategy, measured on every calibration sample.
-
-        Raises:
-            StudyError: no trial was measured on all of them.
-        """
-        if self.outcome.best is None:
-            raise StudyError(
-                f"study {self.study.study_name!r} has no strategy that was measured on every "
-                f"calibration sample; search again with more trials"
-            )
-        return self.outcome.best
-
-    def save(self, path: str | Path) -> None:
-        """Write the best strategy's file.
-
-        Raises:
-            StudyError: there is no best strategy.
-            StrategyError: the file cannot be written.
-        """
-        self.best.save(path)
 
 
 def search(
@@ -207,6 +131,9 @@ def search(
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Find which visual tokens a model can drop, where and how many, at an exact budget.
+
+    What the command line notes (samples left out, parameters fixed, no trial better than the
+    textbook) is logged as warnings.
 
     A search may fit its samples; others tell how much, and those of `calibration` are at hand:
     `seen = load_calibration(data, halve=True)`, then
@@ -240,6 +167,10 @@ def search(
     from vflowopt_search.objective import build_objective  # torch: only a search needs it
 
     chosen = SearchSpace.load(space)
+    settings = StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch)
+    if storage is not None:
+        known = {"metric": metric, "space_sha256": chosen.sha256()}
+        refuse_another(storage, settings, known, calibration)
     build = partial(
         build_objective,
         model,
@@ -251,10 +182,12 @@ def search(
         strict=strict,
     )
     objective = build(calibration)
+    bound = chosen.bind(objective.facts)
+    _note(*bound.notes, objective.calibration.note)
     outcome = run_study(
         objective,
-        chosen.bind(objective.facts),
-        StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch),
+        bound,
+        settings,
         storage=InMemoryStorage() if storage is None else storage,
         context={
             **study_context(objective.facts.identity, objective.calibration, chosen),
@@ -266,11 +199,19 @@ def search(
 
         def build_others() -> tuple[MeasuresStrategies, str]:
             others = build(held_out)
+            _note(others.calibration.held_out_note)
             return others, others.calibration.sha256
 
         if rescore_once(outcome.study, held_out.sha256, build_others):
             outcome = outcome_of_study(outcome.study, trials, interrupted=False)
-    return SearchResult(outcome)
+    _note(unbeaten(outcome.textbook))
+    return SearchResult(outcome, storage)
+
+
+def _note(*remarks: str) -> None:
+    """Log what the command line would note."""
+    for remark in filter(None, remarks):
+        _log.warning(remark)
 
 
 def _open_study(storage: BaseStorage, settings: StudySettings, sampler: SlotSampler) -> Study:
@@ -285,12 +226,5 @@ def _open_study(storage: BaseStorage, settings: StudySettings, sampler: SlotSamp
 
 
 def _own_context(objective: MeasuresStrategies, settings: StudySettings) -> dict[str, str]:
-    return {
-        "samples": str(objective.num_samples),
-        "metric": objective.metric,
-        "retain": repr(settings.retain),
-        "seed": str(settings.seed),
-        "racing": str(settings.racing),
-        "sampler": settings.sampler,
-        "trials_per_batch": str(settings.trials_per_batch),
-    }
+    measured = {"samples": str(objective.num_samples), "metric": objective.metric}
+    return {**measured, **settings.context()}

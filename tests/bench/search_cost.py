@@ -34,7 +34,8 @@ from tests.bench.trial_cost import (
 from vflowopt_search.ops.bench.rows import append, setup_of
 from vflowopt_search.outcome import TrialReport
 from vflowopt_search.search_space import SearchSpace
-from vflowopt_search.study import StudySettings, run_study
+from vflowopt_search.settings import StudySettings
+from vflowopt_search.study import run_study
 from vflowopt_search.trials import SAMPLES_SEEN, best_full
 
 NEVER = float("inf")

@@ -74,8 +74,10 @@ def test_facts_tell_of_a_finished_run(run: Run) -> None:
     assert told["model"] == "fake"
     assert told["calibration"] == "fake-samples: 24 samples (fingerprint c0ffee)"
     assert told["divergence"].startswith("1 - cosine")
-    assert told["retention ratio"].startswith("25.0% of the visual tokens requested")
-    assert "; 25.00% reached" in told["retention ratio"]
+    asked = "25.0% of the visual tokens, mean over the decoder layers"
+    assert told["target retention ratio"] == asked
+    assert told["retention ratio of the strategy"] == "25.0%, the same mean by its keep ratios"
+    assert "measured retention ratio" not in told  # no overlays were recorded
     assert told["trials"].startswith("16 of 20 done, ")
     assert told["run"] == "seed 0, tpe sampler, cpu, float32"
     assert "racing saved" in told["sample evaluations"]

@@ -125,7 +125,7 @@ def test_the_summary_says_what_was_found(run: Run, tmp_path: Path) -> None:
     cells = dict(re.findall(r"<tr><th scope='row'>(.*?)</th><td>(.*?)</td></tr>", text))
     assert list(cells)[:2] == ["model", "calibration"]
     lowest = min(t.value for t in run.study.trials if t.value and trials.is_full(t))
-    assert cells["found"].startswith(f"divergence {lowest:.5g} in trial")
+    assert cells["found"].startswith(f"divergence {lowest:.4g} in trial")
     assert cells["trials"].startswith("30 done, ")
     words = "<code><span>vflowopt-search</span> <span>search</span></code>"
     assert words in text  # which are broken between each other only
@@ -226,7 +226,11 @@ def test_overlays_and_thumbnails_come_from_the_folder(tmp_path: Path) -> None:
     assert page.text.count("<article class='card'>") == 9
     assert "What is &lt;b&gt;3&lt;/b&gt;?" in page.text
     assert "2 of its 5 views are shown" in page.text
-    assert "6 visual tokens, 4 from layer 0 (1 of them on no picture" in page.text
+    told = "4 from layer 0 (1 of them corresponds to no image patch, as row separators do)"
+    assert f"6 visual tokens, {told}" in page.text
+    assert "; retention ratio on this sample 45.8%, mean over the decoder layers." in page.text
+    told = "45.8% in whole tokens on 9 samples"
+    assert f"<th scope='row'>measured retention ratio</th><td>{told}</td>" in page.text
 
 
 def test_where_there_is_no_room_some_of_each_role_are_shown(tmp_path: Path) -> None:

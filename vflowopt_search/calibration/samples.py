@@ -132,6 +132,11 @@ class CalibrationSet:
         return "; ".join(filter(None, (self.left_out, self._size)))
 
     @property
+    def held_out_note(self) -> str:
+        """The same of samples that no trial sees, told beside those that trials see."""
+        return f"held-out samples: {self.note}" if self.note else ""
+
+    @property
     def _size(self) -> str:
         found = len(self) + self.refused
         if self.halved:
@@ -139,8 +144,10 @@ class CalibrationSet:
                 f"{self.halved} samples can be used, fewer than twice {self.asked}: the search "
                 f"sees {found} of them, and the others about other images are held out"
             )
-        short = self.asked - found
-        return f"{short} fewer than asked: {found} of {self.asked}" if short > 0 else ""
+        if found >= self.asked:
+            return ""
+        rest = "no others that can be used" if self.skipped > self.refused else "no more"
+        return f"{found} of the {self.asked} samples asked for: the data has {rest}"
 
 
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:

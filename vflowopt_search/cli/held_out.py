@@ -63,7 +63,7 @@ class HeldOut:
             return ""
         if self.samples is not None:
             measured = vars(self).get("objective")
-            return measured.objective.calibration.note if measured is not None else ""
+            return measured.objective.calibration.held_out_note if measured is not None else ""
         if self.faults:
             return f"the strategy found was not measured on held-out samples: {self.faults[0]}"
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,15 @@ class Prepared:
         return KeptObjective(self.objective, self.calibration.samples, ledger)
 
 
-def prepare(job: Job, shown: Display) -> Prepared:
+def prepare(
+    job: Job, shown: Display, check: Callable[[CalibrationSet], None] | None = None
+) -> Prepared:
     """Load and measure what no trial changes; wrong files are refused before the model is loaded.
+
+    Args:
+        job: what is asked for.
+        shown: where progress goes.
+        check: told the chosen samples; refuses them before the model is loaded.
 
     Raises:
         VFlowOptError: the space, the samples or the model cannot be used, or the self-check fails.
@@ -59,6 +67,8 @@ def prepare(job: Job, shown: Display) -> Prepared:
     chosen = chosen_samples(job)
     if chosen.note:
         shown.phase(f"note: {chosen.note}")
+    if check is not None:
+        check(chosen)
     shown.phase(f"loading {job.source.name}")
     from vflowopt_search.reference.cache import default_cache
 

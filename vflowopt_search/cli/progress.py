@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 _LINES = 20
 """About how many plain lines a phase of many steps prints."""
+_ENOUGH = 5
+"""Steps before anything is said of the time left."""
+_RECENT = 20
+"""Latest calls whose pace the time left goes by."""
 _SILENCE = 30.0
 """Seconds after which a plain line is printed in any case."""
 
@@ -53,27 +58,49 @@ def display() -> Iterator[Display]:
 
 
 class Clock:
-    """Time left, by the mean pace of this run; what earlier runs did costs no time of this one."""
+    """Time left, by the latest pace of this run; what earlier runs did costs no time of this one.
+
+    Nothing is said before a few steps are done: the first ones do much for the first time.
+    """
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._earlier: int | None = None
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT + 1)
 
-    def left(self, done: int, total: int, *, earlier: int = 0) -> str:
-        """What is left after `done` of `total`; empty at the end.
+    def left(self, done: int, total: int, *, earlier: int = 0, usual: bool = True) -> str:
+        """What is left after `done` of `total`; empty at the end, and where it is not known yet.
 
-        The first call says how many were done `earlier`, before this clock started.
+        Args:
+            done: steps that are done; fewer than before begin anew.
+            total: steps in all.
+            earlier: how many were done before this clock started, told with the first step.
+            usual: whether the step took as long as those to come; the pace is of such ones.
         """
-        if self._earlier is None:
-            self._earlier = earlier
-        if done >= total or done <= self._earlier:
+        if not self._marks:
+            self._marks.append((self._start, earlier))
+        elif done < self._marks[-1][1]:
+            self._restart(self._marks[-1][0], 0)
+        if usual:
+            self._marks.append((time.monotonic(), done))
+        else:
+            self._restart(time.monotonic(), done)
+        (began, first), (now, _) = self._marks[0], self._marks[-1]
+        if done >= total or done - first < _ENOUGH:
             return ""
-        pace = (time.monotonic() - self._start) / (done - self._earlier)
-        return f"{timedelta(seconds=round(pace * (total - done)))} left"
+        seconds = round((now - began) / (done - first) * (total - done))
+        return f"{timedelta(seconds=seconds)} left" if seconds else ""
 
     def left_of(self, report: TrialReport) -> str:
-        """What is left of a study; the first trial of this run tells how many others ran."""
-        return self.left(report.done, report.total, earlier=report.done - 1)
+        """What is left of a study; the first trial of this run tells how many others ran.
+
+        Textbook trials come first and are never stopped early, so they say nothing of the others.
+        """
+        usual = report.textbook is None
+        return self.left(report.done, report.total, earlier=report.done - 1, usual=usual)
+
+    def _restart(self, now: float, done: int) -> None:
+        self._marks.clear()
+        self._marks.append((now, done))
 
 
 def said_of(report: TrialReport, left: str) -> str:
@@ -115,6 +142,7 @@ class Lines:
         self._text = ""
         self._clock = Clock()
         self._printed = time.monotonic()
+        self._said = ""
 
     def phase(self, text: str, total: int | None = None) -> None:
         """A new part of the work begins; `total` steps are expected of it."""
@@ -126,7 +154,7 @@ class Lines:
         """So many steps of the phase are done."""
         left = self._clock.left(done, total)
         if self._worth_a_line(done, total):
-            self._print(f"{self._text}: {done}/{total}{left and ', '}{left}")
+            self._print(f"{self._text}: {done}/{total}", left)
 
     def trial(self, report: TrialReport) -> None:
         """A trial ended."""
@@ -134,10 +162,14 @@ class Lines:
         if report.failure is not None:
             self._print(f"trial {report.number} failed: {report.failure}")
         if self._worth_a_line(report.done, report.total):
-            self._print(f"trials: {report.done}/{report.total}, {said_of(report, left)}")
+            self._print(f"trials: {report.done}/{report.total}", said_of(report, left))
 
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+    def _print(self, what: str, *more: str) -> None:
+        """A line, unless the one before told the same."""
+        if what == self._said:
+            return
+        self._console.print(", ".join(filter(None, (what, *more))), markup=False, soft_wrap=True)
+        self._said = what
         self._printed = time.monotonic()
 
     def _worth_a_line(self, done: int, total: int) -> bool:

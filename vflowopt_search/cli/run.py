@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import typer
 
@@ -20,7 +21,7 @@ from vflowopt_search.cli.output import check_folder, output_folder
 from vflowopt_search.cli.pictures import write_command, write_page
 from vflowopt_search.cli.preparation import prepare
 from vflowopt_search.cli.progress import Display, display
-from vflowopt_search.cli.running import check_devices, run_all
+from vflowopt_search.cli.running import check_devices, check_resumable, run_all
 from vflowopt_search.cli.summary import Summary
 
 
@@ -60,7 +61,8 @@ def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
     from vflowopt_search.evaluate.ledger import Ledger
 
     check_devices(job)
-    prepared = prepare(job, shown)
+    check_resumable(job)
+    prepared = prepare(job, shown, partial(check_resumable, job))
     held_out = HeldOut(job, prepared, Ledger(job.output / run_folder.DIVERGENCES), shown)
     if job.data.strict:
         held_out.require_all()  # not after hours of trials
@@ -78,6 +80,8 @@ def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
         return
     console = stdout()
     console.print(summary.sentence(), soft_wrap=True)
+    if remark := summary.remark():
+        console.print(remark, style="yellow", markup=False, soft_wrap=True)
     if rows:
         console.print(comparison.rendered(rows))
         told = comparison.explained(rows, summary.recipe["metric"], summary.calibration["samples"])

@@ -14,7 +14,9 @@ from vflowopt_search.cli.preparation import Prepared
 from vflowopt_search.cli.progress import Display
 
 if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import CalibrationSet
     from vflowopt_search.outcome import StudyOutcome, TrialReport
+    from vflowopt_search.settings import StudySettings
     from vflowopt_search.workers import Workers
 
 _MODULE = "vflowopt_search.cli.worker"
@@ -90,9 +92,9 @@ def run_trials(
     """
     from vflowopt_search.report.artifacts import BestPictures
     from vflowopt_search.storage import open_storage
-    from vflowopt_search.study import StudySettings, run_study, study_context
+    from vflowopt_search.study import run_study, study_context
 
-    recipe, facts = job.recipe, prepared.objective.facts
+    facts = prepared.objective.facts
     storage = open_storage(job.storage_or_journal)
     folder = job.output / run_folder.ARTIFACTS
     pictures = BestPictures(prepared.objective, storage, job.study_name, folder)
@@ -106,15 +108,7 @@ def run_trials(
     return run_study(
         prepared.objective,
         prepared.space.bind(facts),
-        StudySettings(
-            job.study_name,
-            recipe.retain,
-            recipe.trials,
-            recipe.seed,
-            job.racing,
-            job.sampler,
-            job.trials_per_batch,
-        ),
+        _settings(job),
         storage=storage,
         context={
             **study_context(facts.identity, prepared.calibration, prepared.space),
@@ -135,6 +129,42 @@ def check_devices(job: Job) -> None:
 
         for device in job.devices:
             parse_device(device)
+
+
+def check_resumable(job: Job, samples: CalibrationSet | None = None) -> None:
+    """Refuse, before the model is loaded, a job that is not the one of the study in its storage.
+
+    Args:
+        job: what is asked for.
+        samples: those that were chosen for it, once they are.
+
+    Raises:
+        StudyError: the study was made with other settings, or cannot be opened.
+        SearchSpaceError: there is no such space.
+    """
+    from vflowopt_search.resuming import refuse_another
+    from vflowopt_search.search_space import SearchSpace
+
+    known = {
+        "model": job.source.name,
+        "metric": job.recipe.metric,
+        "space_sha256": SearchSpace.load(job.recipe.space).sha256(),
+    }
+    refuse_another(job.storage_or_journal, _settings(job), known, samples)
+
+
+def _settings(job: Job) -> StudySettings:
+    from vflowopt_search.settings import StudySettings
+
+    return StudySettings(
+        job.study_name,
+        job.recipe.retain,
+        job.recipe.trials,
+        job.recipe.seed,
+        job.racing,
+        job.sampler,
+        job.trials_per_batch,
+    )
 
 
 def _tasks(job: Job, workers: int) -> dict[str, Job]:

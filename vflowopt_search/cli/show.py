@@ -6,9 +6,10 @@ from typing import Any
 
 from vflowopt_search.cli.console import print_json, stdout, table
 from vflowopt_search.cli.options import Json, StrategyPath
-from vflowopt_search.report.words import Facts, ranking, stages
+from vflowopt_search.report.words import Facts, ranking, share, stages
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import find_strategy
+from vflowopt_search.textbook import unbeaten
 
 
 def show(
@@ -55,15 +56,18 @@ def _model(strategy: Strategy) -> Facts:
 
 
 def _budget(strategy: Strategy) -> Facts:
+    """The retention ratio: what the file claims, and what its stages keep where that differs."""
     from vflowopt_search.budget import mean_retained
 
-    facts = []
-    if strategy.budget is not None:
-        facts.append(("budget", f"{strategy.budget.mean_retained:.2%} of the visual tokens"))
-    if strategy.model is not None:
-        kept = mean_retained(strategy.stages, strategy.model.decoder_layers)
-        facts.append(("mean retained", f"{kept:.2%} over all decoder layers"))
-    return facts
+    claimed = None if strategy.budget is None else share(strategy.budget.mean_retained)
+    model, kept = strategy.model, claimed
+    if model is not None:
+        kept = share(mean_retained(strategy.stages, model.decoder_layers))
+    if kept is None:
+        return []
+    said = f"{claimed or kept} of the visual tokens"
+    said += f" claimed, but {kept} by its stages" * (claimed not in (None, kept))
+    return [("retention ratio", f"{said}, mean over the decoder layers")]
 
 
 def _origin(strategy: Strategy) -> Facts:
@@ -79,6 +83,8 @@ def _origin(strategy: Strategy) -> Facts:
     if origin.study is not None:
         trial = "" if origin.trial is None else f", trial {origin.trial}"
         facts.append(("found by", f"study {origin.study}{trial}"))
+    if origin.textbook is not None:
+        facts.append(("textbook", unbeaten(origin.textbook)))
     if origin.created is not None:
         facts.append(("created", origin.created))
     if origin.versions:

@@ -16,6 +16,7 @@ from vflowopt_search.cli.job import Job
 from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
 from vflowopt_search.report.words import FOUND
+from vflowopt_search.textbook import unbeaten
 
 if TYPE_CHECKING:
     from vflowopt_search.cli.preparation import Prepared
@@ -35,7 +36,8 @@ class Summary:
         finished: whether all trials that were asked for are done.
         interrupted: whether Ctrl-C ended the run.
         trials: number of trials by how they ended, `asked` and `done`.
-        best: trial, divergence and fingerprint of the best strategy; None when there is none.
+        best: trial, divergence and fingerprint of the best strategy, and the textbook's name of it
+            where it has one; None when there is none.
         comparison: the found strategy beside baselines; null where it is still to be measured.
         wanted: columns that the comparison will have, and `overlays` where they will be recorded.
         complete: whether all trials are done and all of that is measured; the same command goes on
@@ -130,6 +132,10 @@ class Summary:
             best += f", {self.best['held_out']:.5f} on {self.best['held_out_samples']} others"
         return f"{self.study}: {counts['done']} of {counts['asked']} trials ({ended}), {best}"
 
+    def remark(self) -> str:
+        """What to know of the best strategy, for people; mostly nothing."""
+        return "" if self.best is None else unbeaten(self.best.get("textbook"))
+
 
 _OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "failed")
 
@@ -176,6 +182,7 @@ def _best(outcome: StudyOutcome) -> dict[str, Any] | None:
         return None
     return {
         "trial": outcome.best_trial.number,
+        **({} if outcome.textbook is None else {"textbook": outcome.textbook}),
         "divergence": outcome.divergence,
         **_held_out(outcome.best),
         "strategy_sha256": _fingerprint(outcome.best),

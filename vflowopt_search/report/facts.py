@@ -15,7 +15,7 @@ from vflowopt_search.outcome import VERSIONS
 from vflowopt_search.report import frames
 from vflowopt_search.report.measured import UNPRUNED, Measured, accuracy_of, speed_of
 from vflowopt_search.report.runs import Run
-from vflowopt_search.report.words import FOUND, METRICS
+from vflowopt_search.report.words import FOUND, METRICS, share
 from vflowopt_search.strategy import Objective, Strategy
 from vflowopt_search.trials import best_full, outcome_of, value_of
 
@@ -107,7 +107,7 @@ def facts(run: Run) -> dict[str, str]:
         "model": context.get("model") or _model_name(strategy),
         "calibration": _calibration(run),
         "divergence": METRICS.get(context.get("metric", ""), context.get("metric", "")),
-        "retention ratio": _budget(run),
+        **_retention(run),
         "found": _best(run),
         "trials": _trials(run),
         "sample evaluations": _evaluations(run),
@@ -117,6 +117,12 @@ def facts(run: Run) -> dict[str, str]:
         ),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def textbook_of(run: Run) -> str | None:
+    """Name of the textbook strategy that no trial beat; None where one did."""
+    best = best_full(run.study.get_trials(deepcopy=False))
+    return None if best is None else best.user_attrs.get(trials.TEXTBOOK)
 
 
 def missing(run: Run) -> list[str]:
@@ -193,18 +199,19 @@ def _calibration(run: Run) -> str:
     return f"{context['calibration']}: {samples} samples{held_out} (fingerprint {fingerprint})"
 
 
-def _budget(run: Run) -> str:
+def _retention(run: Run) -> dict[str, str]:
+    """The retention ratio three times: as asked for, of the strategy, and as it was measured."""
     if run.retain is None:
-        return ""
-    said = f"{run.retain:.1%} of the visual tokens requested, mean over the decoder layers"
-    strategy = run.strategy
+        return {}
+    target = f"{share(run.retain)} of the visual tokens, mean over the decoder layers"
+    said, strategy = {"target retention ratio": target}, run.strategy
     if strategy is not None and strategy.model is not None:
-        reached = mean_retained(strategy.stages, strategy.model.decoder_layers)
-        said += f"; {reached:.2%} reached"
+        reached = share(mean_retained(strategy.stages, strategy.model.decoder_layers))
+        said["retention ratio of the strategy"] = f"{reached}, the same mean by its keep ratios"
     if run.overlays is not None and run.overlays.samples:
         counted = [sample.mean_retained for sample in run.overlays.samples]
-        span = dict.fromkeys(f"{share:.2%}" for share in (min(counted), max(counted)))
-        said += f" ({' to '.join(span)} counted in whole tokens on {len(counted)} samples)"
+        span = " to ".join(dict.fromkeys(map(share, (min(counted), max(counted)))))
+        said["measured retention ratio"] = f"{span} in whole tokens on {len(counted)} samples"
     return said
 
 
@@ -212,10 +219,12 @@ def _best(run: Run) -> str:
     best = best_full(run.study.get_trials(deepcopy=False))
     if best is None:
         return "none yet"
-    said = f"divergence {value_of(best):.5g} in trial {best.number}"
+    said = f"divergence {value_of(best):.4g} in trial {best.number}"
+    if (name := textbook_of(run)) is not None:
+        said += f", the textbook strategy `{name}`"
     objective = _objective(run.strategy)
     if objective is not None and objective.held_out is not None:
-        said += f"; {objective.held_out:.5g} on held-out samples"
+        said += f"; {objective.held_out:.4g} on held-out samples"
     return said
 
 

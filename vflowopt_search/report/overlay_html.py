@@ -12,6 +12,7 @@ from vflowopt_search.report.frames import SampleHeatmap
 from vflowopt_search.report.overlay import Panel, opened, sample_panels
 from vflowopt_search.report.overlay_record import Overlays, Role, SampleOverlay
 from vflowopt_search.report.runs import Run
+from vflowopt_search.report.words import share
 
 SHOWN_THUMBNAILS = 8
 _ROLES: dict[Role, str] = {"worst": "highest", "median": "middle", "best": "lowest"}
@@ -79,9 +80,11 @@ def tokens_in_words(overlays: Overlays, sample: SampleOverlay) -> str:
     for layer, count, off in zip(
         overlays.stages, sample.stage_tokens, sample.stage_elsewhere, strict=True
     ):
-        ends = f" ({off} of them on no picture, as row ends)" if off else ""
-        alive.append(f"{count} from layer {layer}{ends}")
-    return f"{', '.join(alive)}; {sample.mean_retained:.2%} kept, mean over the decoder layers."
+        ends = f"{off} of them {'corresponds' if off == 1 else 'correspond'} to no image patch"
+        bare = f" ({ends}, as row separators do)" if off else ""
+        alive.append(f"{count} from layer {layer}{bare}")
+    ratio = f"retention ratio on this sample {share(sample.mean_retained)}"
+    return f"{', '.join(alive)}; {ratio}, mean over the decoder layers."
 
 
 def _view(panels: list[Panel]) -> str:

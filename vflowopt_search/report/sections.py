@@ -62,13 +62,13 @@ def _staircase(run: Run) -> Section:
 
 def _stages(run: Run) -> Section:
     strategy = run.strategy
-    head = ["decoder layers", "keep ratio", "visual tokens kept", "ranked by"]
+    head = ["decoder layers", "keep ratio", "visual tokens alive", "ranked by"]
     return Section(
         key="stages",
         tab="strategy",
         title="The strategy in words",
-        text="The content of the strategy file. A keep ratio is relative to the tokens that the "
-        "stage before has kept.",
+        text="The content of the strategy file, rounded. A keep ratio is relative to the tokens "
+        "that the stage before has kept; alive is the share of all visual tokens.",
         before=""
         if strategy is None
         else html.table(head, stages(strategy)) + html.facts(ranking(strategy)),

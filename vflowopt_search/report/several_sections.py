@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from vflowopt_search.report import figures, frames, html, landscape_figures, several
 from vflowopt_search.report.caution import beaten
-from vflowopt_search.report.facts import Result, results
+from vflowopt_search.report.facts import Result, results, textbook_of
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
 from vflowopt_search.report.summary_sections import columns, conditions
@@ -29,6 +29,7 @@ def _table_of_runs(runs: Sequence[Run]) -> Section:
     cells = {
         "run": list(several.named(runs)),
         "seed": [run.context.get("seed", "") for run in runs],
+        "textbook": [textbook_of(run) or "" for run in runs],
         "trials": [str(len(frames.history(run.study).trial)) for run in runs],
         "divergence": [html.number(row.divergence) for row in found],
         "held-out divergence": [html.number(row.held_out) for row in found],

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import optuna
 from optuna import Study
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from vflowopt_search import run_folder
 from vflowopt_search.database_url import lacks_password, without_password
 from vflowopt_search.errors import StudyError
-from vflowopt_search.storage import open_storage, read_journal
+from vflowopt_search.storage import open_storage, read_journal, sqlite_file
 
 STORAGE = "--storage"
 """The option of a search whose study is in a database."""
@@ -71,7 +69,7 @@ def only_study(folder: Path, url: str | None) -> Study:
 
 def _in_database(folder: Path, url: str) -> Study:
     """The study that is called after the folder."""
-    file, name = _sqlite_file(url), folder.resolve().name
+    file, name = sqlite_file(url), folder.resolve().name
     if file is not None and not file.is_file():  # opening would make it
         raise StudyError(_unreachable(folder, url, f"there is no file {file.resolve()}"))
     try:
@@ -91,14 +89,3 @@ def _unreachable(folder: Path, url: str, reason: str) -> str:
         f"the study of {folder} should be in {without_password(url)}, but {reason}; give the "
         f"folder of its search, and its database with {STORAGE}{alone if kept else ''}"
     )
-
-
-def _sqlite_file(url: str) -> Path | None:
-    """The file that a URL of SQLite names; None of other databases."""
-    try:
-        parts = make_url(url)
-    except ArgumentError:
-        return None  # to be refused where it is opened
-    named = parts.database or ":memory:"
-    is_file = parts.get_backend_name() == "sqlite" and not named.startswith((":memory:", "file:"))
-    return Path(named) if is_file else None

@@ -7,12 +7,13 @@ from html import escape
 
 from vflowopt_search.report import figures, frames, html
 from vflowopt_search.report.caution import beaten
-from vflowopt_search.report.facts import Result, facts, results
+from vflowopt_search.report.facts import Result, facts, results, textbook_of
 from vflowopt_search.report.gaps import Gap, search_command
 from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
-from vflowopt_search.report.words import FOUND
+from vflowopt_search.report.words import FOUND, share
+from vflowopt_search.textbook import unbeaten
 
 Tile = tuple[str, str, str]
 """A number, what it is, and a remark."""
@@ -43,7 +44,7 @@ def _facts(run: Run) -> Section:
         text="",
         before=html.tiles(_headline(run)) + html.facts(facts(run).items()),
         after=f"<p class='label'>To reproduce this run:</p>{html.code(command)}" if command else "",
-        caution=KEPT_RESULT if run.restored else "",
+        caution=" ".join(filter(None, (unbeaten(textbook_of(run)), KEPT_RESULT * run.restored))),
     )
 
 
@@ -54,11 +55,14 @@ def _headline(run: Run) -> Iterator[Tile]:
     if found is None or found.divergence is None:
         return
     if run.retain is not None:
-        yield f"{run.retain:.1%}", "visual tokens kept", "mean over the decoder layers"
+        kept = "of the visual tokens kept, mean over the decoder layers"
+        yield share(run.retain), "target retention ratio", kept
     yield f"{found.divergence:.4g}", "mean divergence", "the unpruned model has 0"
     if found.held_out is not None:
         yield f"{found.held_out:.4g}", "held-out divergence", "on samples that no trial saw"
-    yield from _beside(found, frames.comparison(run.study, run.baselines).baselines)
+    others = frames.comparison(run.study, run.baselines).baselines
+    others.pop(textbook_of(run) or "", None)
+    yield from _beside(found, others)
     if found.accuracy_kept is not None:
         yield f"{found.accuracy_kept:.1%}", "accuracy kept", _accuracy(found)
     yield from _savings(found, rows.get(UNPRUNED, Result(UNPRUNED)))

@@ -22,15 +22,15 @@ def ranking(strategy: Strategy) -> Facts:
     parts = [importance.score]
     if importance.vision_layer is not None:
         parts.append(f"vision layer {importance.vision_layer}")
-        parts.append(f"context threshold {importance.context_threshold:g}")
+        parts.append(f"context threshold {importance.context_threshold:.3g}")
     if importance.entropy_weight:
-        parts.append(f"entropy weight {importance.entropy_weight:g}")
+        parts.append(f"entropy weight {importance.entropy_weight:.3g}")
     if importance.score == "random":
         parts.append(f"seed {importance.seed}")
     recycling = strategy.recycling
     return [
         ("importance", ", ".join(parts)),
-        ("recycling", f"cells of {recycling.cell:g} tokens" if recycling else "none"),
+        ("recycling", "none" if recycling is None else _cells(recycling.cell)),
         ("row separators", strategy.separators),
         ("positions", strategy.positions),
     ]
@@ -40,14 +40,24 @@ def stages(strategy: Strategy) -> list[tuple[str, str, str, str]]:
     """One row for each range of layers with the same visual tokens."""
     first, alive, rows = strategy.stages[0].layer, 1.0, []
     if first > 0:
-        rows.append((_layers(0, first), "-", f"{alive:.2%}", "-"))
+        rows.append((_layers(0, first), "-", share(alive), "-"))
     depth = strategy.model.decoder_layers if strategy.model else None
     ends = [*(stage.layer for stage in strategy.stages[1:]), depth]
     for stage, end in zip(strategy.stages, ends, strict=True):
         alive *= stage.keep_ratio
         score = stage.score or strategy.importance.score
-        rows.append((_layers(stage.layer, end), f"{stage.keep_ratio:.4f}", f"{alive:.2%}", score))
+        layers, keep_ratio = _layers(stage.layer, end), f"{stage.keep_ratio:.3g}"
+        rows.append((layers, keep_ratio, share(alive), score))
     return rows
+
+
+def share(value: float) -> str:
+    """A share of the tokens in per cent; two decimals where it is below one per cent."""
+    return f"{value:.1%}" if value >= 0.01 else f"{value:.2%}"
+
+
+def _cells(side: float) -> str:
+    return f"grid cells of {side:.3g} x {side:.3g} tokens"
 
 
 def _layers(first: int, end: int | None) -> str:
