@@ -23,6 +23,7 @@ from vflowopt_search.cli.evaluation_table import (
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
+from vflowopt_search.cli.model_choice import Model, chosen_model
 from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
 from vflowopt_search.model_source import SHIPPED, ModelSource, load
@@ -89,7 +90,7 @@ class EvaluationJob:
 
 def evaluate(
     strategies: Named,
-    model: labelled_options.Model = None,
+    model: Model = None,
     data: labelled_options.Data = None,
     split: labelled_options.Split = None,
     columns: labelled_options.Columns = None,
@@ -253,21 +254,6 @@ def checked_model(
         shown.phase("checking that pruning is correct on this model")
         check_once(*loaded, cache or default_cache())
     return loaded
-
-
-def chosen_model(typed: str | None, named: str | None) -> str:
-    """The model that was typed, else the one that the strategies name.
-
-    Raises:
-        typer.BadParameter: neither is there.
-    """
-    name = typed or named
-    if name is None:
-        raise typer.BadParameter(
-            "no strategy names a model; give a hub name, a folder, or `testbed`",
-            param_hint="--model",
-        )
-    return name
 
 
 def chosen_data(typed: str | None, model: str) -> str:

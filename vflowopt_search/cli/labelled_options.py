@@ -10,14 +10,6 @@ from vflowopt_search.cli import options, typed
 
 _LABELLED = "Labelled data"
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Hub name, folder, or `testbed`. Default: the strategy's.",
-        show_default=False,
-    ),
-]
 Data = Annotated[
     str | None,
     typer.Option(
