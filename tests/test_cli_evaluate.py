@@ -225,7 +225,7 @@ def test_plain_strategies_alone_need_a_budget_before_any_work(
         raise AssertionError("minutes may go by here")
 
     monkeypatch.setattr("vflowopt_search.cli.evaluate.load", loaded)
-    typed: Arguments = ["baseline:random", "--model", "testbed", "--samples", "4"]
+    typed: Arguments = ["baseline:random", "--model", "testbed", "--questions", "4"]
     result = run("evaluate", *typed, "--output", tmp_path)
     assert result.exit_code == 2
     assert "--retain" in result.stderr
@@ -259,7 +259,7 @@ def test_the_shipped_model_and_questions_need_no_naming(tmp_path: Path) -> None:
     found = tmp_path / "found"
     found.mkdir()
     Strategy.load(QUICKSTART).save(found / run_folder.STRATEGY)
-    typed: Arguments = [found, "baseline:uniform", "--samples", "48", "--by", "type"]
+    typed: Arguments = [found, "baseline:uniform", "--questions", "48", "--by", "type"]
     told = json.loads(run("evaluate", *typed, "--json").stdout)
     assert (told["model"]["name"], told["data"]["name"]) == ("testbed", "testbed")
     assert told["unpruned"] > 0.8

@@ -101,7 +101,8 @@ def evaluate(
     frames: labelled_options.Frames = None,
     fps: labelled_options.Fps = None,
     strict: labelled_options.Strict = False,
-    samples: labelled_options.Questions = None,
+    questions: labelled_options.Questions = None,
+    samples: labelled_options.OldQuestions = None,
     by: labelled_options.By = None,
     metric: labelled_options.Score = options.ScoreName.exact_match,
     retain: Retain = None,
@@ -124,6 +125,7 @@ def evaluate(
 
     Example: vflowopt-search evaluate runs/mine --data qa.jsonl --metric anls
     """
+    asked = labelled_options.num_questions(questions, samples)
     candidates = read_candidates(strategies)
     name = chosen_model(model, candidates.model_name)
     own = DataOptions(
@@ -135,7 +137,7 @@ def evaluate(
         data=LabelledData(
             source=chosen_data(data, name),
             options=own,
-            samples=samples,
+            samples=asked,
             by=by,
             instruction=instruction,
             lists_options=metric is options.ScoreName.multiple_choice,
