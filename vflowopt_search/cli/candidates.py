@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from vflowopt_search.search_space import ModelFacts
 
 PREFIX = "baseline:"
+MOST_DRAWS = 100
+_DRAWS = re.compile(r"random:(\d+)-(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def read_candidates(named: Sequence[str]) -> Candidates:
     run: Path | None = None
     for one in named:
         if one.startswith(PREFIX):
-            baselines.append(_known_baseline(one.removeprefix(PREFIX)))
+            baselines += _known_baselines(one.removeprefix(PREFIX))
             continue
         path = Path(one)
         strategy = find_strategy(path)
@@ -109,14 +112,23 @@ def _run_of(path: Path) -> Path | None:
     return path.parent if (path.parent / run_folder.JOURNAL).exists() else None
 
 
-def _known_baseline(name: str) -> str:
+def _known_baselines(name: str) -> list[str]:
+    """The baseline of that name, or all draws of `random:1-4`."""
     from vflowopt_search.baselines import BASELINES, is_baseline
     from vflowopt_search.errors import StrategyError
 
+    if found := _DRAWS.fullmatch(name):
+        first, last = int(found[1]), int(found[2])
+        if not 0 <= last - first < MOST_DRAWS:
+            raise StrategyError(
+                f"{PREFIX}{name} is no range of 1 to {MOST_DRAWS} draws; give the lower seed "
+                f"first, as {PREFIX}random:1-4"
+            )
+        return [f"random:{seed}" for seed in range(first, last + 1)]
     if not is_baseline(name):
         known = ", ".join(f"{PREFIX}{each}" for each in BASELINES)
         raise StrategyError(f"no baseline is called {name!r}; use one of {known}")
-    return name
+    return [name]
 
 
 def _free(name: str, taken: dict[str, Strategy]) -> str:

@@ -39,7 +39,8 @@ Named = Annotated[
         metavar="STRATEGY...",
         help="Strategy files, output folders of a search, or baselines at the same budget: "
         "baseline:random, baseline:uniform, baseline:attention, baseline:fastv, "
-        "baseline:pyramiddrop; baseline:random:1 is another draw than baseline:random.",
+        "baseline:pyramiddrop. baseline:random is one draw of tokens; baseline:random:1-4 are four "
+        "others.",
     ),
 ]
 Retain = Annotated[

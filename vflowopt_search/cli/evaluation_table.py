@@ -51,11 +51,8 @@ def explained(evaluation: Evaluation) -> list[str]:
         "speed: answers per second relative to the unpruned model, without the vision encoder, "
         "which `bench` includes",
     ]
-    if any(result.name.partition(":")[0] == "random" for result in results):
-        lines.append(
-            "random: one draw, the same for all images with as many tokens; baseline:random:1 is "
-            "another"
-        )
+    if draws := [r.accuracy for r in results if r.name.partition(":")[0] == "random"]:
+        lines.append(_random_explained(draws))
     if any(result.kept is not None and result.kept.high > 1 for result in results):
         lines.append(
             "above 100 %: in some bootstrap resamples the pruned model scores higher than the "
@@ -122,6 +119,19 @@ def p_text(p_value: float) -> str:
 def interval_text(kept: Interval | None) -> str:
     """`93.1% to 97.2%`; empty without one."""
     return "" if kept is None else interval(kept.low, kept.high, ".1%")
+
+
+def _random_explained(accuracies: list[float]) -> str:
+    """How to ask for more draws; of several, how far luck takes them."""
+    same = "the same for all images with as many tokens"
+    if len(accuracies) == 1:
+        return f"random: one draw, {same}; baseline:random:1-4 asks for four others"
+    spread = interval(min(accuracies), max(accuracies), ".1%")
+    mean = sum(accuracies) / len(accuracies)
+    return (
+        f"random: {len(accuracies)} draws, each {same}; accuracy {spread}, mean {mean:.1%}; "
+        "baseline:random:1-8 asks for eight"
+    )
 
 
 def _row(result: Result) -> list[str]:
