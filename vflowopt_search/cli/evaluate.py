@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options, typed
@@ -16,6 +17,7 @@ from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import legend, print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.evaluation_table import (
     by_group,
+    caution,
     compared,
     explained,
     groups_explained,
@@ -183,6 +185,8 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
     console.print(told, soft_wrap=True, markup=False)
     if about["data"]["note"]:
         console.print(about["data"]["note"], soft_wrap=True, markup=False)
+    if about["data"]["caution"]:
+        console.print(Text(about["data"]["caution"], style="yellow"), soft_wrap=True)
     console.print(compared(evaluation))
     console.print(legend(explained(evaluation)), soft_wrap=True)
     if any(result.groups for result in evaluation.results):
@@ -230,6 +234,7 @@ def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict
     """On what and how an evaluation was made."""
     from vflowopt_search.outcome import versions
 
+    searched_on = job.candidates.searched_on(labelled.samples)
     return {
         "model": {"name": job.source.name, **asking.settings(), "device": str(asking.model.device)},
         "data": {
@@ -240,6 +245,8 @@ def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict
             "note": labelled.note,
             "by": job.data.by,
             "instruction": job.data.instruction,
+            "searched_on": searched_on,
+            "caution": caution(searched_on, len(labelled)),
         },
         "versions": versions(),
     }

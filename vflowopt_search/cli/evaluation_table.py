@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -64,6 +65,21 @@ def explained(evaluation: Evaluation) -> list[str]:
             "--metric or an --instruction"
         )
     return lines
+
+
+def caution(searched_on: Mapping[str, int], samples: int) -> str:
+    """What to say where a strategy is measured on images that it was searched on.
+
+    Args:
+        searched_on: by strategy, how many samples show one.
+        samples: how many there are.
+    """
+    return "; ".join(
+        f"{count} of these {samples} samples show{'s' if count == 1 else ''} images that strategy "
+        f"{name} was searched on: its accuracy there may flatter it"
+        for name, count in searched_on.items()
+        if count
+    )
 
 
 def by_group(evaluation: Evaluation) -> Table:
