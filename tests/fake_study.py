@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -107,6 +107,20 @@ class FakeObjective:
     ) -> list[list[float]]:
         self.together.append(len(strategies))
         return [self.measure(strategy, indices) for strategy in strategies]
+
+
+@dataclass
+class Disturbed(FakeObjective):
+    """In its third call something happens that other workers do."""
+
+    happens: Callable[[], object] = field(default=lambda: None, kw_only=True)
+
+    def measure_many(
+        self, strategies: Sequence[Strategy], indices: Sequence[int]
+    ) -> list[list[float]]:
+        if len(self.together) == 2:
+            self.happens()
+        return super().measure_many(strategies, indices)
 
 
 def fake_space() -> BoundSpace:

@@ -15,7 +15,7 @@ from vflowopt_search.benchmark.records import Benchmark
 from vflowopt_search.benchmark.rows import Rows
 from vflowopt_search.checkout import commit
 from vflowopt_search.errors import ModelError
-from vflowopt_search.strategy import Importance, Stage, Strategy
+from vflowopt_search.strategy import Importance, ModelIdentity, Stage, Strategy
 
 QUICK = ["--new-tokens", "2", "--repeats", "2", "--device", "cpu"]
 SIZES = ["--batch-size", "1,2", "--resolution", "28x28"]
@@ -86,8 +86,6 @@ def test_the_shipped_model_and_strategy(tmp_path: Path) -> None:
     result = run(
         "bench",
         strategy,
-        "--model",
-        "testbed",
         "--new-tokens",
         "2",
         "--repeats",
@@ -188,6 +186,29 @@ def test_random_weights_with_the_checkpoints_processor(world: World) -> None:
     assert "through LlavaProcessor" in json.loads(result.stdout)["prompt"]
 
 
+def naming(strategy: Strategy, model: str, folder: Path) -> Path:
+    """The strategy as a search on a model of that name would write it."""
+    identity = ModelIdentity(
+        model_type="llava_onevision", name=model, decoder_layers=6, vision_layers=4, hidden_size=32
+    )
+    strategy.model_copy(update={"model": identity}).save(folder / "named.json")
+    return folder / "named.json"
+
+
+def test_a_configuration_takes_the_place_of_the_model_that_the_strategy_names(
+    world: World, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(tiny_config("llava_onevision").to_json_string())
+    quick = [*QUICK, "--resolution", "28x28", "--json"]
+    elsewhere = naming(Strategy.load(half(world)), "no/where", tmp_path)
+    told = json.loads(run("bench", elsewhere, "--random-init", config, *quick).stdout)
+    assert told["model"] == f"random {config}" and "without a tokenizer" in told["prompt"]
+    searched = naming(Strategy.load(half(world)), f"random {config}", tmp_path)
+    again = json.loads(run("bench", searched, *quick).stdout)
+    assert again["random_weights"] and again["model"] == told["model"]
+
+
 def test_a_model_that_is_named_gives_the_processor(world: World, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(testbed.load_model().config.to_json_string())
@@ -254,7 +275,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
 
 def test_without_a_model_or_a_processor_the_way_out_is_told(world: World, tmp_path: Path) -> None:
     told = " ".join(run("bench", half(world)).stderr.replace("│", " ").split())
-    assert "--model: no model is named; name one, or give a configuration with --random" in told
+    assert "--model: the strategy names no model; name one, or give a configuration with" in told
     config = tmp_path / "config.json"
     config.write_text(tiny_config("llava").to_json_string())
     result = run("bench", half(world), "--random-init", config, "--prompt", "how many")

@@ -64,6 +64,8 @@ def command(world: World, output: Path, *more: str | Path) -> Arguments:
 def test_other_draws_of_the_random_baseline_are_named_by_their_seeds() -> None:
     named = ["baseline:random", "baseline:random:1", "baseline:random:2", "baseline:random:1"]
     assert read_candidates(named).baselines == ("random", "random:1", "random:2")
+    several = ["baseline:random:1", "baseline:random:0-2", "baseline:random:11-11"]
+    assert read_candidates(several).baselines == ("random:1", "random:0", "random:2", "random:11")
 
 
 def test_it_writes_and_prints_what_it_found(world: World, tmp_path: Path) -> None:
@@ -189,6 +191,11 @@ def other_model(folder: Path) -> Arguments:
         ),
         (["baseline:fastv", "--retain", "0.3"], "fastv keeps all visual tokens of its first"),
         (["baseline:random:x"], "no baseline is called 'random:x'; use one of baseline:random, "),
+        (
+            ["baseline:random:4-1"],
+            "baseline:random:4-1 is no range of 1 to 100 draws; give the low",
+        ),
+        (["baseline:random:1-101"], "baseline:random:1-101 is no range of 1 to 100 draws"),
         (["baseline:best"], "no baseline is called 'best'; use one of baseline:random, baseline:"),
         (["none.json"], "none.json cannot be read (No such file or directory); check the path"),
     ],
@@ -225,7 +232,7 @@ def test_plain_strategies_alone_need_a_budget_before_any_work(
         raise AssertionError("minutes may go by here")
 
     monkeypatch.setattr("vflowopt_search.cli.evaluate.load", loaded)
-    typed: Arguments = ["baseline:random", "--model", "testbed", "--samples", "4"]
+    typed: Arguments = ["baseline:random", "--model", "testbed", "--questions", "4"]
     result = run("evaluate", *typed, "--output", tmp_path)
     assert result.exit_code == 2
     assert "--retain" in result.stderr
@@ -259,7 +266,7 @@ def test_the_shipped_model_and_questions_need_no_naming(tmp_path: Path) -> None:
     found = tmp_path / "found"
     found.mkdir()
     Strategy.load(QUICKSTART).save(found / run_folder.STRATEGY)
-    typed: Arguments = [found, "baseline:uniform", "--samples", "48", "--by", "type"]
+    typed: Arguments = [found, "baseline:uniform", "--questions", "48", "--by", "type"]
     told = json.loads(run("evaluate", *typed, "--json").stdout)
     assert (told["model"]["name"], told["data"]["name"]) == ("testbed", "testbed")
     assert told["unpruned"] > 0.8

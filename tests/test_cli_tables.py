@@ -58,10 +58,24 @@ def test_an_evaluation_says_what_its_figures_are() -> None:
 def test_a_random_baseline_is_said_to_be_one_draw(name: str) -> None:
     drawn = dataclasses.replace(evaluation().results[0], name=name)
     told = "\n".join(explained(dataclasses.replace(evaluation(), results=(drawn,))))
-    assert "random: one draw, the same for all images with as many tokens" in told
+    assert "random: one draw, the same for all images with as many tokens; baseline:ran" in told
     rows = [comparison.Row("found", 0.1, 0.04), comparison.Row("random", 0.1, 0.4)]
     assert any(line.startswith("random: one draw") for line in comparison.explained(rows, "kl", 1))
     assert "random" not in "".join(comparison.explained(rows[:1], "kl", 1))
+
+
+def test_of_several_random_draws_the_spread_is_told() -> None:
+    mine = evaluation().results[0]
+    draws = [
+        dataclasses.replace(mine, name=name, accuracy=accuracy)
+        for name, accuracy in (("random", 0.5), ("random:1", 0.6), ("random:2", 0.4))
+    ]
+    told = "\n".join(explained(dataclasses.replace(evaluation(), results=(mine, *draws))))
+    assert (
+        "random: 3 draws, each the same for all images with as many tokens; accuracy 40.0% to"
+        in (told)
+    )
+    assert "60.0%, mean 50.0%" in told and "one draw" not in told
 
 
 def test_more_than_all_is_explained_where_it_occurs() -> None:

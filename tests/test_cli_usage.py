@@ -135,6 +135,10 @@ def test_a_wrong_value_is_told_with_its_rule_and_the_way_out(
         (["report", "run", "--storage", "nope"], "'nope' is no database URL"),
         (["report", "run", "--prompt", "x"], "--prompt: samples are read for overlays only; name"),
         (["report", "run", "--columns", "x"], "--columns: 'x' is not FIELD=COLUMN"),
+        (
+            ["evaluate", "a", "--model", "testbed", "--questions", "2", "--samples", "2"],
+            "--samples: it is the old name of --questions; give one of the two",
+        ),
         (["search", "mine"], "--calibration: a model of your own needs samples: a dataset"),
     ],
 )
@@ -230,6 +234,24 @@ def test_an_example_is_one_command_when_it_is_pasted(
 def test_help_tells_the_default_of_every_option(command: str, option: str) -> None:
     (found,) = (p for p in valued(command) if p.opts[0] == option)
     assert found.required or found.default is not None or DEFAULT.search(found.help), found.help
+
+
+@pytest.mark.parametrize("command", ["evaluate", "validate"])
+def test_the_number_of_questions_has_one_name(command: str) -> None:
+    (found,) = (one for one in valued(command) if one.opts[0] == "--questions")
+    assert found.help.startswith("Number of labelled samples")
+    old = [one.hidden for one in valued("evaluate") if one.opts[0] == "--samples"]
+    assert old == [True] and "--samples" not in run("evaluate", "--help").stdout
+
+
+def test_the_old_name_of_questions_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr("vflowopt_search.cli.evaluate.run", lambda job, as_json: jobs.append(job))
+    for option in ("--questions", "--samples"):
+        run("evaluate", "baseline:random", "--retain", "1", "--model", "testbed", option, "7")
+    assert [job.data.samples for job in jobs] == [7, 7]
 
 
 @pytest.mark.parametrize("command", ["search", "evaluate", "validate"])

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import optuna
 import pytest
+import torch
 import typer
 
 from tests.command import ROOT, World, make_world, run
@@ -20,11 +22,11 @@ from tests.other_processes import wait_until
 from vflowopt_search import run_folder, trials
 from vflowopt_search.cli.command_line import command_of
 from vflowopt_search.cli.job import Job, parse_devices
-from vflowopt_search.cli.running import Latest, _tasks
+from vflowopt_search.cli.running import Latest, _tasks, run_all
 from vflowopt_search.cli.worker import Silent
 from vflowopt_search.outcome import TrialReport
 from vflowopt_search.storage import read_journal
-from vflowopt_search.workers import Workers
+from vflowopt_search.workers import THREADS, Workers
 
 # The first worker is slow here, so that the second, which has to load first, gets its share.
 SLOW = """
@@ -177,6 +179,23 @@ def test_no_more_workers_are_started_than_trials_lack(
 
 def _too_many(workers: Workers) -> Workers:
     raise AssertionError(f"{len(workers._tasks)} workers")
+
+
+def test_all_processes_of_a_search_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(workers: Workers) -> Workers:
+        raise AssertionError(f"{workers._environment[THREADS]} beside {torch.get_num_threads()}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(THREADS, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(12)))
+    monkeypatch.setattr("vflowopt_search.workers.Workers.__enter__", begin)
+    job = jobs_of(monkeypatch, "--workers", "4")
+    before = torch.get_num_threads()
+    with pytest.raises(AssertionError, match=r"^3 beside 3$"):
+        run_all(job, cast("Any", None), Silent())
+    assert torch.get_num_threads() == before
 
 
 def test_what_others_did_is_shown_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
-from tests.fake_study import FakeObjective, fake_run, story
+from tests.fake_study import Disturbed, FakeObjective, fake_run, story
 from tests.other_processes import ended_process
 from tests.test_rounds import outcomes
 from tests.test_several_workers import FEW, Raced, left_behind, undisturbed
 from vflowopt_search import recovery, trials
 from vflowopt_search.recovery import close_needless, recover, why_needless
 from vflowopt_search.storage import open_storage
-from vflowopt_search.strategy import Strategy
 
 
 def test_a_trial_to_be_retried_is_done_before_one_that_was_made_after_it() -> None:
@@ -93,22 +91,6 @@ def test_slots_are_without_gaps_whichever_trials_were_needless(kinds: list[str])
     assert slots == list(range(len(slots)))
 
 
-class Vanishing(FakeObjective):
-    """In its third call another worker dies after it made a trial, before it signed it."""
-
-    def __init__(self, storage: optuna.storages.BaseStorage) -> None:
-        super().__init__(num_samples=FEW)
-        self.storage = storage
-
-    def measure_many(
-        self, strategies: Sequence[Strategy], indices: Sequence[int]
-    ) -> list[list[float]]:
-        if len(self.together) == 2:
-            [study] = self.storage.get_all_studies()
-            self.storage.create_new_trial(study._study_id)
-        return super().measure_many(strategies, indices)
-
-
 @pytest.mark.parametrize("place", ["study.journal", "study.db"])
 def test_a_trial_that_nobody_signed_does_not_hold_up_the_last_ones(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -117,7 +99,13 @@ def test_a_trial_that_nobody_signed_does_not_hold_up_the_last_ones(
     monkeypatch.setattr(recovery, "UNSIGNED_TRIAL", timedelta(seconds=20))
     path = tmp_path / place
     storage = open_storage(f"sqlite:///{path}" if path.suffix == ".db" else path)
-    outcome = fake_run(Vanishing(storage), storage, total=5)
+
+    def another_dies_before_it_signs() -> None:
+        [study] = storage.get_all_studies()
+        storage.create_new_trial(study._study_id)
+
+    disturbed = Disturbed(num_samples=FEW, happens=another_dies_before_it_signs)
+    outcome = fake_run(disturbed, storage, total=5)
     assert outcome.finished
     found = outcomes(outcome.study)
     assert found.count("running") == 1 and {"abandoned", "waiting"}.isdisjoint(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.fake_study import FakeObjective, fake_run, story
+from tests.fake_study import Disturbed, FakeObjective, fake_run, story
 from tests.other_processes import ended_process, running_process
 from tests.test_rounds import outcomes
 from tests.test_signs import ELSEWHERE
@@ -26,7 +26,6 @@ from vflowopt_search.processes import this_process
 from vflowopt_search.recovery import num_running_elsewhere, recover, recover_others
 from vflowopt_search.sampling import SlotSampler
 from vflowopt_search.storage import open_storage
-from vflowopt_search.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 FEW = 9
@@ -122,30 +121,18 @@ def test_a_trial_is_signed_before_anything_that_takes_long(monkeypatch: pytest.M
     assert owners == [this_process()] * 4
 
 
-class Interrupting(FakeObjective):
-    """In its third call another worker of this host dies over a trial that it had begun."""
-
-    def __init__(self, storage: optuna.storages.BaseStorage) -> None:
-        super().__init__(num_samples=FEW)
-        self.storage = storage
-
-    def measure_many(
-        self, strategies: Sequence[Strategy], indices: Sequence[int]
-    ) -> list[list[float]]:
-        if len(self.together) == 2:
-            study = optuna.load_study(
-                study_name="fake", storage=self.storage, sampler=RandomSampler(seed=0)
-            )
-            trial = study.ask()
-            trial.set_user_attr(trials.OWNER, ended_process())
-            trial.set_user_attr(trials.SLOT, trial.number)
-            trial.set_user_attr(trials.BEGUN, True)
-        return super().measure_many(strategies, indices)
-
-
 def test_a_worker_that_dies_is_replaced_while_the_others_run(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "study.journal")
-    outcome = fake_run(Interrupting(storage), storage, total=8)
+
+    def another_dies_over_a_trial() -> None:
+        study = optuna.load_study(study_name="fake", storage=storage, sampler=RandomSampler(seed=0))
+        trial = study.ask()
+        trial.set_user_attr(trials.OWNER, ended_process())
+        trial.set_user_attr(trials.SLOT, trial.number)
+        trial.set_user_attr(trials.BEGUN, True)
+
+    disturbed = Disturbed(num_samples=FEW, happens=another_dies_over_a_trial)
+    outcome = fake_run(disturbed, storage, total=8)
     assert outcome.finished
     assert outcomes(outcome.study).count("abandoned") == 1
     assert {"running", "waiting"}.isdisjoint(outcomes(outcome.study))

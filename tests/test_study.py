@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from math import fsum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -18,6 +18,7 @@ from vflowopt_search import trials
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.errors import DivergenceError, StudyError
 from vflowopt_search.outcome import TrialReport
+from vflowopt_search.sampling import SamplerName
 from vflowopt_search.settings import StudySettings
 from vflowopt_search.strategy import Strategy
 
@@ -123,6 +124,15 @@ def test_same_seed_same_study_and_another_seed_another() -> None:
     first, again, other = (fake_run(seed=seed) for seed in (3, 3, 4))
     assert story(first.study) == story(again.study)
     assert story(first.study) != story(other.study)
+
+
+def test_every_sampler_draws_in_a_way_of_its_own() -> None:
+    warm = 3 + 10  # the textbook, and what TPE and the Gaussian process draw at random
+    studies = [
+        fake_run(total=warm + 2, sampler=name, racing=False).study for name in get_args(SamplerName)
+    ]
+    last = {repr(sorted(study.trials[-1].params.items())) for study in studies}
+    assert len(last) == len(studies) == 4
 
 
 @pytest.mark.parametrize(

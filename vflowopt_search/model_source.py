@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SHIPPED = "testbed"
 """Name of the model that comes with the package."""
+_RANDOM = "random "
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ModelSource:
     @property
     def name(self) -> str:
         """What the model is called in files and tables."""
-        return self.checkpoint if self.random_init is None else f"random {self.random_init}"
+        return self.checkpoint if self.random_init is None else f"{_RANDOM}{self.random_init}"
 
     @property
     def checkpoint(self) -> str:
@@ -46,6 +47,11 @@ class ModelSource:
         if self.model is not None:
             return self.model
         return SHIPPED if given is None else str(given if given.is_dir() else given.parent)
+
+
+def random_config(name: str) -> Path | None:
+    """The configuration of a model with random weights, by its `ModelSource.name`; else None."""
+    return Path(name.removeprefix(_RANDOM)) if name.startswith(_RANDOM) else None
 
 
 def load(source: ModelSource) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,12 @@ from vflowopt_search import testbed
 from vflowopt_search.budget import tokens_per_layer
 from vflowopt_search.calibration.samples import Sample
 from vflowopt_search.integrations.host import Host, Reply
-from vflowopt_search.strategy import Strategy
+from vflowopt_search.strategy import Importance, Stage, Strategy
 from vflowopt_search.testbed.data import evaluation_scenes
 
 FOUND = ROOT / "studies" / "quickstart" / "strategy.json"
 QUESTIONS, CLIENTS, MAX_TOKENS = 40, 8, 6
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}
 BYTES_PER_TOKEN = 2 * 128 * 4  # key and value of one layer of the shipped model, in fp32
 
 
@@ -62,7 +65,7 @@ def serving(*more: str | Path) -> Iterator[str]:
     server = subprocess.Popen(
         list(map(str, command)),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -199,16 +202,21 @@ def test_the_shipped_questions_need_no_file(address: str) -> None:
 def test_what_cannot_be_done_is_one_sentence(
     program: str, arguments: list[str], sentence: str
 ) -> None:
+    assert_refused(program, arguments, sentence)
+
+
+def assert_refused(program: str, arguments: list[str], sentence: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / program, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    last = done.stderr.splitlines()[-1]  # loading a model draws a bar above it
+    assert last.startswith("error: ") and sentence in last
+    assert "Traceback" not in done.stderr
 
 
 def test_a_server_without_uvicorn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,24 +241,60 @@ def test_health_names_model_and_strategy(address: str) -> None:
         assert json.load(response) == {"model": "testbed", "strategy": "quickstart"}
 
 
-def test_one_spoilt_prompt_fails_alone() -> None:
-    """What the model itself cannot take fails for its sender, not for those beside it."""
-    import asyncio
-
+def answered(prompts: Sequence[tuple[Sample, int]], largest: int) -> list[Any]:
+    """What the example's batcher gives to prompts that arrive at once, each with its limit."""
     module = runpy.run_path(str(ROOT / "examples" / "serve.py"))
     host = Host(testbed.load_model(), testbed.load_processor(), None)
-    picture = Image.new("RGB", (112, 112), "red")
-    good = Sample("good", "how many objects are there ?", (picture,))
-    bad = Sample("bad", "<image> how many objects are there ?", ())  # a mark without an image
 
-    async def both() -> list[Any]:
-        batcher = module["Batcher"](host, 0.05, 8)
+    async def all_of_them() -> list[Any]:
+        batcher = module["Batcher"](host, 0.05, largest)
         task = asyncio.create_task(batcher.run())
-        answers = [batcher.answer(sample, 2) for sample in (good, bad, good)]
+        answers = [batcher.answer(sample, limit) for sample, limit in prompts]
         found = await asyncio.gather(*answers, return_exceptions=True)
         task.cancel()
         return found
 
-    first, refused, last = asyncio.run(both())
+    return asyncio.run(all_of_them())
+
+
+def test_one_spoilt_prompt_fails_alone() -> None:
+    """What the model itself cannot take fails for its sender, not for those beside it."""
+    good = Sample("good", "how many objects are there ?", (Image.new("RGB", (112, 112), "red"),))
+    bad = Sample("bad", "<image> how many objects are there ?", ())  # a mark without an image
+    first, refused, last = answered([(good, 2), (bad, 2), (good, 2)], 8)
     assert first[0].text == last[0].text
     assert isinstance(refused, Exception)
+
+
+def test_a_batch_has_a_largest_size_and_everybody_their_own_limit() -> None:
+    words = Sample("words", "how many objects are there ?", ())
+    found = answered([(words, 1), (words, MAX_TOKENS), (words, 1), (words, 1)], 3)
+    assert [together for _, together in found] == [2, 1, 2, 1]
+    short, long, *_ = [reply for reply, _ in found]
+    assert (short.new_tokens, short.ended) == (1, False)
+    assert long.new_tokens > 1 and long.ended
+
+
+def test_answers_are_compared_with_those_given_here(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = str(ROOT / "examples" / "load_test.py")
+    asked: list[str] = [address, "--shipped", "8", "--max-tokens", "4", "--model", "testbed"]
+    figures, _ = runpy.run_path(script)["main"]([*asked, "--strategy", str(FOUND)])
+    assert (figures["compared_with_offline"], figures["different_from_offline"]) == (8, 0)
+    blind = Strategy(
+        name="blind",
+        importance=Importance(score="random"),
+        stages=(Stage(layer=0, keep_ratio=0.01),),
+    )
+    blind.save(tmp_path / "blind.json")
+    monkeypatch.setattr(sys, "argv", [script, *asked, "--strategy", str(tmp_path / "blind.json")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code  # for a script that asks whether all were the same
+
+
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_refused("serve.py", ["testbed", "--strategy", "none", "--port", port], "or --port")

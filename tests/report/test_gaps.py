@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 
+from tests.fake_study import FACTS
 from tests.report.overlays import whole_run
 from vflowopt_search import run_folder
 from vflowopt_search.report.gaps import gaps, search_command
@@ -47,6 +48,14 @@ def test_all_that_other_commands_measure_is_named_with_its_command(ended: Run) -
     ]
     bench = options(missing["speed-up and KV cache"].command)
     assert bench == {"--model": "fake", "--output": str(ended.folder / run_folder.BENCHMARK)}  # type: ignore[operator]
+
+
+def test_a_model_that_the_strategy_names_is_not_typed_again(ended: Run) -> None:
+    assert ended.strategy is not None
+    identity = FACTS.identity.model_copy(update={"name": "random my/config.json"})
+    found = ended.strategy.model_copy(update={"model": identity})
+    command = gaps(replace(ended, strategy=found))["speed-up and KV cache"].command
+    assert options(command).keys() == {"--output"}
 
 
 def test_overlays_are_recorded_with_the_options_of_the_search(ended: Run) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
-from vflowopt_search.cli.evaluate import chosen_model
+from vflowopt_search.cli.model_choice import Model, chosen_model
 from vflowopt_search.cli.options import (
     Device,
     Dtype,
@@ -51,10 +51,7 @@ class Answer:
 
 def apply(
     file: StrategyPath,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hub name, folder, or `testbed`. Default: the strategy's."),
-    ] = None,
+    model: Model = None,
     prompt: Annotated[
         str | None,
         typer.Option(

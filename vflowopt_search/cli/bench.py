@@ -14,6 +14,7 @@ from rich.table import Table
 from vflowopt_search.cli.bench_table import rendered
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.interrupted import INTERRUPTED
+from vflowopt_search.cli.model_choice import Model, chosen_weights
 from vflowopt_search.cli.options import (
     Device,
     Dtype,
@@ -53,10 +54,6 @@ Resolutions = Annotated[
         "Default: that of --image, or 672x672.",
     ),
 ]
-MeasuredModel = Annotated[
-    str | None,
-    typer.Option("--model", help="Hub name, folder, or `testbed`; required without --random-init."),
-]
 Init = Annotated[
     Path | None,
     typer.Option(
@@ -80,7 +77,7 @@ Output = Annotated[
 
 def bench(
     file: StrategyPath,
-    model: MeasuredModel = None,
+    model: Model = None,
     random_init: Init = None,
     batch_size: BatchSizes = None,
     resolution: Resolutions = None,
@@ -99,19 +96,16 @@ def bench(
     The unpruned and the pruned model answer in alternation. With --random-init, full-size figures
     need no weights. Results are written to --output after every kind of prompt.
 
-    Example: vflowopt-search bench runs/quickstart --model testbed
+    Example: vflowopt-search bench runs/quickstart
     """
     from vflowopt_search.adapters.registry import adapter_for
     from vflowopt_search.benchmark.run import benchmark
     from vflowopt_search.calibration.images import open_image
 
-    if model is None and random_init is None:
-        raise typer.BadParameter(
-            "no model is named; name one, or give a configuration with --random-init",
-            param_hint="--model",
-        )
     check_file(output, "--output")
     strategy = find_strategy(file)
+    named = strategy.model.name if strategy.model else None
+    model, random_init = chosen_weights(model, random_init, named)
     picture = None if image is None else open_image(image)
     plan = planned(batch_size, resolution, new_tokens, repeats, picture)
     quiet_progress_bars()

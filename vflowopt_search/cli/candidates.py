@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,13 @@ from vflowopt_search.strategy import Strategy
 from vflowopt_search.strategy_hub import find_strategy
 
 if TYPE_CHECKING:
+    from vflowopt_search.calibration.samples import Sample
+    from vflowopt_search.calibration.seen_images import SeenImages
     from vflowopt_search.search_space import ModelFacts
 
 PREFIX = "baseline:"
+MOST_DRAWS = 100
+_DRAWS = re.compile(r"random:(\d+)-(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,25 @@ class Candidates:
         files: name to strategy, in the order in which they were named.
         baselines: names of baselines.
         run: the first run folder among what was named.
+        seen: by name, the images that a strategy was searched on, where they are known.
     """
 
     files: dict[str, Strategy]
     baselines: tuple[str, ...]
     run: Path | None
+    seen: dict[str, SeenImages] = field(default_factory=dict)
 
     @property
     def model_name(self) -> str | None:
         """The model that the first file names."""
         named = [s.model.name for s in self.files.values() if s.model and s.model.name]
         return named[0] if named else None
+
+    def searched_on(self, samples: Sequence[Sample]) -> dict[str, int]:
+        """By name, how many of the samples show images that a strategy was searched on."""
+        return {
+            _free(name, self.baselines): seen.count(samples) for name, seen in self.seen.items()
+        }
 
     def budget(self, retain: float | None, depth: int) -> float:
         """The budget of the baselines: as typed, else that of the first file.
@@ -90,16 +103,31 @@ def read_candidates(named: Sequence[str]) -> Candidates:
     """
     files: dict[str, Strategy] = {}
     baselines: list[str] = []
+    seen: dict[str, SeenImages] = {}
     run: Path | None = None
     for one in named:
         if one.startswith(PREFIX):
-            baselines.append(_known_baseline(one.removeprefix(PREFIX)))
+            baselines += _known_baselines(one.removeprefix(PREFIX))
             continue
         path = Path(one)
         strategy = find_strategy(path)
-        files[_free(strategy.name, files)] = strategy
+        files[name := _free(strategy.name, files)] = strategy
+        if (images := _seen_by(strategy, path)) is not None:
+            seen[name] = images
         run = run or _run_of(path)
-    return Candidates(files, tuple(dict.fromkeys(baselines)), run)
+    return Candidates(files, tuple(dict.fromkeys(baselines)), run, seen)
+
+
+def _seen_by(strategy: Strategy, path: Path) -> SeenImages | None:
+    """What lies beside the strategy, if it is of the search that found it."""
+    file = (path if path.is_dir() else path.parent) / run_folder.SEEN_IMAGES
+    calibration = strategy.provenance.calibration if strategy.provenance else None
+    if calibration is None or not file.is_file():
+        return None
+    from vflowopt_search.calibration.seen_images import SeenImages
+
+    seen = SeenImages.load(file)
+    return seen if seen.calibration_sha256 == calibration.sha256 else None
 
 
 def _run_of(path: Path) -> Path | None:
@@ -109,17 +137,26 @@ def _run_of(path: Path) -> Path | None:
     return path.parent if (path.parent / run_folder.JOURNAL).exists() else None
 
 
-def _known_baseline(name: str) -> str:
+def _known_baselines(name: str) -> list[str]:
+    """The baseline of that name, or all draws of `random:1-4`."""
     from vflowopt_search.baselines import BASELINES, is_baseline
     from vflowopt_search.errors import StrategyError
 
+    if found := _DRAWS.fullmatch(name):
+        first, last = int(found[1]), int(found[2])
+        if not 0 <= last - first < MOST_DRAWS:
+            raise StrategyError(
+                f"{PREFIX}{name} is no range of 1 to {MOST_DRAWS} draws; give the lower seed "
+                f"first, as {PREFIX}random:1-4"
+            )
+        return [f"random:{seed}" for seed in range(first, last + 1)]
     if not is_baseline(name):
         known = ", ".join(f"{PREFIX}{each}" for each in BASELINES)
         raise StrategyError(f"no baseline is called {name!r}; use one of {known}")
-    return name
+    return [name]
 
 
-def _free(name: str, taken: dict[str, Strategy]) -> str:
+def _free(name: str, taken: Container[str]) -> str:
     """The name, numbered when it is taken; `unpruned` is the unpruned model's."""
     number, free = 1, name
     while free in taken or free == "unpruned":

@@ -172,7 +172,7 @@ def explained(comparison: Sequence[Row], metric: str, samples: int) -> list[str]
     if any(row.name == "random" for row in comparison):
         lines.append(
             "random: one draw, the same for all images with as many tokens; `evaluate "
-            "baseline:random:1` answers by another"
+            "baseline:random:1-4` answers by four others"
         )
     if any(row.accuracy is not None for row in comparison):
         lines.append(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options, typed
@@ -16,6 +17,7 @@ from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import legend, print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.evaluation_table import (
     by_group,
+    caution,
     compared,
     explained,
     groups_explained,
@@ -23,6 +25,7 @@ from vflowopt_search.cli.evaluation_table import (
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
+from vflowopt_search.cli.model_choice import Model, chosen_model
 from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
 from vflowopt_search.model_source import SHIPPED, ModelSource, load
@@ -38,7 +41,8 @@ Named = Annotated[
         metavar="STRATEGY...",
         help="Strategy files, output folders of a search, or baselines at the same budget: "
         "baseline:random, baseline:uniform, baseline:attention, baseline:fastv, "
-        "baseline:pyramiddrop; baseline:random:1 is another draw than baseline:random.",
+        "baseline:pyramiddrop. baseline:random is one draw of tokens; baseline:random:1-4 are four "
+        "others.",
     ),
 ]
 Retain = Annotated[
@@ -89,7 +93,7 @@ class EvaluationJob:
 
 def evaluate(
     strategies: Named,
-    model: labelled_options.Model = None,
+    model: Model = None,
     data: labelled_options.Data = None,
     split: labelled_options.Split = None,
     columns: labelled_options.Columns = None,
@@ -100,7 +104,8 @@ def evaluate(
     frames: labelled_options.Frames = None,
     fps: labelled_options.Fps = None,
     strict: labelled_options.Strict = False,
-    samples: labelled_options.Questions = None,
+    questions: labelled_options.Questions = None,
+    samples: labelled_options.OldQuestions = None,
     by: labelled_options.By = None,
     metric: labelled_options.Score = options.ScoreName.exact_match,
     retain: Retain = None,
@@ -123,6 +128,7 @@ def evaluate(
 
     Example: vflowopt-search evaluate runs/mine --data qa.jsonl --metric anls
     """
+    asked = labelled_options.num_questions(questions, samples)
     candidates = read_candidates(strategies)
     name = chosen_model(model, candidates.model_name)
     own = DataOptions(
@@ -134,7 +140,7 @@ def evaluate(
         data=LabelledData(
             source=chosen_data(data, name),
             options=own,
-            samples=samples,
+            samples=asked,
             by=by,
             instruction=instruction,
             lists_options=metric is options.ScoreName.multiple_choice,
@@ -179,6 +185,8 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
     console.print(told, soft_wrap=True, markup=False)
     if about["data"]["note"]:
         console.print(about["data"]["note"], soft_wrap=True, markup=False)
+    if about["data"]["caution"]:
+        console.print(Text(about["data"]["caution"], style="yellow"), soft_wrap=True)
     console.print(compared(evaluation))
     console.print(legend(explained(evaluation)), soft_wrap=True)
     if any(result.groups for result in evaluation.results):
@@ -226,6 +234,7 @@ def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict
     """On what and how an evaluation was made."""
     from vflowopt_search.outcome import versions
 
+    searched_on = job.candidates.searched_on(labelled.samples)
     return {
         "model": {"name": job.source.name, **asking.settings(), "device": str(asking.model.device)},
         "data": {
@@ -236,6 +245,8 @@ def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict
             "note": labelled.note,
             "by": job.data.by,
             "instruction": job.data.instruction,
+            "searched_on": searched_on,
+            "caution": caution(searched_on, len(labelled)),
         },
         "versions": versions(),
     }
@@ -253,21 +264,6 @@ def checked_model(
         shown.phase("checking that pruning is correct on this model")
         check_once(*loaded, cache or default_cache())
     return loaded
-
-
-def chosen_model(typed: str | None, named: str | None) -> str:
-    """The model that was typed, else the one that the strategies name.
-
-    Raises:
-        typer.BadParameter: neither is there.
-    """
-    name = typed or named
-    if name is None:
-        raise typer.BadParameter(
-            "no strategy names a model; give a hub name, a folder, or `testbed`",
-            param_hint="--model",
-        )
-    return name
 
 
 def chosen_data(typed: str | None, model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -51,11 +52,8 @@ def explained(evaluation: Evaluation) -> list[str]:
         "speed: answers per second relative to the unpruned model, without the vision encoder, "
         "which `bench` includes",
     ]
-    if any(result.name.partition(":")[0] == "random" for result in results):
-        lines.append(
-            "random: one draw, the same for all images with as many tokens; baseline:random:1 is "
-            "another"
-        )
+    if draws := [r.accuracy for r in results if r.name.partition(":")[0] == "random"]:
+        lines.append(_random_explained(draws))
     if any(result.kept is not None and result.kept.high > 1 for result in results):
         lines.append(
             "above 100 %: in some bootstrap resamples the pruned model scores higher than the "
@@ -67,6 +65,21 @@ def explained(evaluation: Evaluation) -> list[str]:
             "--metric or an --instruction"
         )
     return lines
+
+
+def caution(searched_on: Mapping[str, int], samples: int) -> str:
+    """What to say where a strategy is measured on images that it was searched on.
+
+    Args:
+        searched_on: by strategy, how many samples show one.
+        samples: how many there are.
+    """
+    return "; ".join(
+        f"{count} of these {samples} samples show{'s' if count == 1 else ''} images that strategy "
+        f"{name} was searched on: its accuracy there may flatter it"
+        for name, count in searched_on.items()
+        if count
+    )
 
 
 def by_group(evaluation: Evaluation) -> Table:
@@ -122,6 +135,19 @@ def p_text(p_value: float) -> str:
 def interval_text(kept: Interval | None) -> str:
     """`93.1% to 97.2%`; empty without one."""
     return "" if kept is None else interval(kept.low, kept.high, ".1%")
+
+
+def _random_explained(accuracies: list[float]) -> str:
+    """How to ask for more draws; of several, how far luck takes them."""
+    same = "the same for all images with as many tokens"
+    if len(accuracies) == 1:
+        return f"random: one draw, {same}; baseline:random:1-4 asks for four others"
+    spread = interval(min(accuracies), max(accuracies), ".1%")
+    mean = sum(accuracies) / len(accuracies)
+    return (
+        f"random: {len(accuracies)} draws, each {same}; accuracy {spread}, mean {mean:.1%}; "
+        "baseline:random:1-8 asks for eight"
+    )
 
 
 def _row(result: Result) -> list[str]:

@@ -10,14 +10,6 @@ from vflowopt_search.cli import options, typed
 
 _LABELLED = "Labelled data"
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Hub name, folder, or `testbed`. Default: the strategy's.",
-        show_default=False,
-    ),
-]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -30,9 +22,13 @@ Questions = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="How many samples. Default: 1000, of the bundled questions all 1200.",
+        help="Number of labelled samples. Default: 1000, of the bundled questions all 1200.",
         rich_help_panel=_LABELLED,
     ),
+]
+OldQuestions = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, hidden=True, help="Old name of --questions. Default: none."),
 ]
 By = Annotated[
     str | None,
@@ -90,3 +86,16 @@ Fps = Annotated[
         "--fps", callback=typed.above_zero, help=options.FPS_HELP, rich_help_panel=_LABELLED
     ),
 ]
+
+
+def num_questions(typed: int | None, by_old_name: int | None) -> int | None:
+    """How many questions were asked for, by either name.
+
+    Raises:
+        typer.BadParameter: by both.
+    """
+    if typed is not None and by_old_name is not None:
+        raise typer.BadParameter(
+            "it is the old name of --questions; give one of the two", param_hint="--samples"
+        )
+    return by_old_name if typed is None else typed

@@ -19,6 +19,7 @@ from vflowopt_search.errors import StudyError
 if TYPE_CHECKING:
     from optuna import Study
 
+    from vflowopt_search.calibration.samples import CalibrationSet
     from vflowopt_search.cli.progress import Display
     from vflowopt_search.objective import Objective
     from vflowopt_search.outcome import StudyOutcome
@@ -33,6 +34,18 @@ def write_command(job: Job) -> None:
     """
     with written(job.output / run_folder.COMMAND) as path:
         replace_atomically(path, command_of(job) + "\n")
+
+
+def write_seen_images(job: Job, seen: CalibrationSet) -> None:
+    """Write which images the search saw, for an evaluation on some of them to say so.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
+    from vflowopt_search.calibration.seen_images import SeenImages
+
+    with written(job.output / run_folder.SEEN_IMAGES) as path:
+        SeenImages.of(seen).save(path)
 
 
 def write_baselines(job: Job, rows: Sequence[Row]) -> None:

@@ -18,7 +18,7 @@ from vflowopt_search.cli.held_out import HeldOut
 from vflowopt_search.cli.interrupted import INTERRUPTED, typed_again
 from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.output import check_folder, output_folder
-from vflowopt_search.cli.pictures import write_command, write_page
+from vflowopt_search.cli.pictures import write_command, write_page, write_seen_images
 from vflowopt_search.cli.preparation import prepare
 from vflowopt_search.cli.progress import Display, display
 from vflowopt_search.cli.running import check_devices, check_resumable, run_all
@@ -70,6 +70,7 @@ def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
         write_command(job)  # now, for a report while the search runs
     outcome = run_all(job, prepared, shown)
     write_command(job)  # not before: a search that is refused leaves the folder alone
+    write_seen_images(job, prepared.calibration)
     export(job, outcome)  # before anything else can go wrong
     return Closing(job, prepared, outcome, held_out, shown, begun)
 

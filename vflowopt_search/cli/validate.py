@@ -11,10 +11,11 @@ import typer
 from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options
 from vflowopt_search.cli.console import print_json, stdout
-from vflowopt_search.cli.evaluate import checked_model, chosen_data, chosen_model
+from vflowopt_search.cli.evaluate import checked_model, chosen_data
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData
+from vflowopt_search.cli.model_choice import Model, chosen_model
 from vflowopt_search.cli.output import check_folder
 from vflowopt_search.cli.progress import display
 from vflowopt_search.cli.validation_inputs import (
@@ -79,7 +80,7 @@ PICKS = (
 
 def validate(
     run: Run,
-    model: labelled_options.Model = None,
+    model: Model = None,
     data: labelled_options.Data = None,
     calibration: Calibration = None,
     split: labelled_options.Split = None,

@@ -146,7 +146,8 @@ def _speed(run: Run) -> Iterator[Gap]:
         else "The time to first token and the KV cache were not measured. This measures them:"
     )
     words = ["vflowopt-search", "bench", str(run.folder / run_folder.STRATEGY)]
-    words += ["--model", _model(run), "--output", str(run.folder / run_folder.BENCHMARK)]
+    words += [] if _named(run) else ["--model", _model(run)]
+    words += ["--output", str(run.folder / run_folder.BENCHMARK)]
     yield Gap("speed-up and KV cache", why, shlex.join(words))
 
 
@@ -176,5 +177,10 @@ def _report_command(run: Run) -> str:
 
 
 def _model(run: Run) -> str:
+    return run.context.get("model") or _named(run) or "MODEL"
+
+
+def _named(run: Run) -> str | None:
+    """The model that the strategy names."""
     identity = run.strategy.model if run.strategy else None
-    return run.context.get("model") or (identity.name if identity else None) or "MODEL"
+    return identity.name if identity else None
