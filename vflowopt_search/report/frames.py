@@ -179,6 +179,17 @@ def comparison(study: Study, baselines: Mapping[str, float] | None = None) -> Co
     return Comparison([name for name, _ in ranked], [value for _, value in ranked])
 
 
+def others(study: Study, baselines: Mapping[str, float]) -> dict[str, float]:
+    """Divergence of all baselines but the one that was found, if one was; the closest first."""
+    found = best_full(study.get_trials(deepcopy=False))
+    beside = comparison(study, baselines).baselines
+    if found is None or trials.TEXTBOOK not in found.user_attrs:
+        return beside
+    itself = {name for name, value in baselines.items() if _is_baseline(found, [value])}
+    itself |= {found.user_attrs[trials.TEXTBOOK]} - baselines.keys()
+    return {name: value for name, value in beside.items() if name not in itself}
+
+
 def trials_frame(study: Study) -> pd.DataFrame:
     """One row per trial that ended: how it ended, its parameters and its strategy."""
     frame = pd.DataFrame([_row(trial) for trial in trials.finished(study)])
