@@ -75,7 +75,14 @@ def test_of_several_random_draws_the_spread_is_told() -> None:
         "random: 3 draws, each the same for all images with as many tokens; accuracy 40.0% to"
         in (told)
     )
-    assert "60.0%, mean 50.0%" in told and "one draw" not in told
+    assert "60.0%, mean 50.0%; baseline:random:1-8 asks for eight" in told
+    assert "one draw" not in told
+
+
+def test_who_has_many_random_draws_is_not_told_to_ask_for_fewer() -> None:
+    drawn = [dataclasses.replace(evaluation().results[0], name=f"random:{n}") for n in range(8)]
+    told = "\n".join(explained(dataclasses.replace(evaluation(), results=tuple(drawn))))
+    assert "random: 8 draws" in told and "baseline:random" not in told
 
 
 def test_more_than_all_is_explained_where_it_occurs() -> None:
