@@ -235,6 +235,12 @@ def test_a_plain_strategy_that_does_better_than_the_one_found_is_told() -> None:
     assert "uniform (0.1, found 0.2)" in told
 
 
+def test_what_was_found_is_not_beaten_by_rounding() -> None:
+    """It may be a baseline under another name, measured in other batches."""
+    rows = [comparison.Row("found", 0.1, 0.2), comparison.Row("attention", 0.1, 0.2 * (1 - 1e-7))]
+    assert comparison.caution(rows) == ""
+
+
 def test_search_prints_that_caution_below_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     rows = (comparison.Row("found", 0.1, 0.2), comparison.Row("uniform", 0.1, 0.1))
     summary = cast(
