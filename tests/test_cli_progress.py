@@ -19,6 +19,8 @@ def report(
     best: float | None = 0.5,
     failure: str | None = None,
     textbook: str | None = None,
+    *,
+    others_follow: bool = False,
 ) -> TrialReport:
     return TrialReport(
         number=done - 1,
@@ -31,6 +33,7 @@ def report(
         total=total,
         textbook=textbook,
         failure=failure,
+        others_follow=others_follow,
     )
 
 
@@ -83,6 +86,21 @@ def test_textbook_trials_tell_nothing_of_the_others(clock: Time) -> None:
         clock.now += 60.0 if textbook else 1.0
         told.append(left.left_of(report(done, 43, textbook=textbook)))
     assert told == [""] * 12 + ["0:00:30 left"]
+
+
+def test_time_left_of_trials_that_are_measured_together(clock: Time) -> None:
+    """They are told one after the other, in no time, once all of them are measured."""
+    left, told = Clock(), []
+    for done in range(1, 97):
+        if done % 32 == 1:
+            clock.now += 64.0
+        textbook = "pyramid" if done <= 4 else None
+        one = report(done, 128, textbook=textbook, others_follow=done % 32 != 0)
+        told.append(left.left_of(one))
+    assert told[:31] == [""] * 31
+    assert told[31] == "0:03:12 left"  # 2 s each, 96 to go
+    assert told[62:65] == ["0:02:10 left", "0:02:08 left", "0:02:06 left"]
+    assert told[95] == "0:01:04 left"
 
 
 def test_time_left_of_steps_that_come_in_batches(clock: Time) -> None:

@@ -70,6 +70,14 @@ def test_samples_about_images_of_the_search_are_counted(
     assert told["caution"] == CAUTION
 
 
+def test_what_was_found_is_written_before_what_was_seen(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "mine"
+    (output / run_folder.SEEN_IMAGES).mkdir(parents=True)  # where no file can be written
+    result = run(*world.search(output, "--trials", "1", "--no-held-out", "--no-self-check"))
+    assert result.exit_code == 1 and run_folder.SEEN_IMAGES in result.stderr.splitlines()[-1]
+    assert (output / run_folder.STRATEGY).is_file() and (output / run_folder.TRIALS).is_file()
+
+
 def test_where_nothing_is_known_nothing_is_said(
     world: World, searched: Path, tmp_path: Path
 ) -> None:

@@ -75,7 +75,14 @@ def test_of_several_random_draws_the_spread_is_told() -> None:
         "random: 3 draws, each the same for all images with as many tokens; accuracy 40.0% to"
         in (told)
     )
-    assert "60.0%, mean 50.0%" in told and "one draw" not in told
+    assert "60.0%, mean 50.0%; baseline:random:1-8 asks for eight" in told
+    assert "one draw" not in told
+
+
+def test_who_has_many_random_draws_is_not_told_to_ask_for_fewer() -> None:
+    drawn = [dataclasses.replace(evaluation().results[0], name=f"random:{n}") for n in range(8)]
+    told = "\n".join(explained(dataclasses.replace(evaluation(), results=tuple(drawn))))
+    assert "random: 8 draws" in told and "baseline:random" not in told
 
 
 def test_more_than_all_is_explained_where_it_occurs() -> None:
@@ -226,6 +233,12 @@ def test_a_plain_strategy_that_does_better_than_the_one_found_is_told() -> None:
     assert "uniform on held-out samples (0.25, found 0.5)" in told and "random" not in told
     told = comparison.caution([*rows, comparison.Row("uniform", 0.1, 0.1)])
     assert "uniform (0.1, found 0.2)" in told
+
+
+def test_what_was_found_is_not_beaten_by_rounding() -> None:
+    """It may be a baseline under another name, measured in other batches."""
+    rows = [comparison.Row("found", 0.1, 0.2), comparison.Row("attention", 0.1, 0.2 * (1 - 1e-7))]
+    assert comparison.caution(rows) == ""
 
 
 def test_search_prints_that_caution_below_its_table(capsys: pytest.CaptureFixture[str]) -> None:

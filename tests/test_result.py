@@ -68,6 +68,15 @@ def test_a_result_says_what_it_lacks() -> None:
     assert "2 trials (2 failed), retain 0.25, nothing found)" in nothing
 
 
+def test_a_search_that_was_interrupted_at_once_has_no_trials() -> None:
+    class Stopped(FakeObjective):
+        def measure(self, strategy: Strategy, indices: object) -> list[float]:
+            raise KeyboardInterrupt
+
+    told = repr(SearchResult(fake_run(Stopped(), total=2)))
+    assert told.endswith(" in memory: no trials, retain 0.25, nothing found, interrupted)")
+
+
 def test_one_trial_is_one() -> None:
     assert ": 1 trial (1 complete), " in repr(SearchResult(fake_run(total=1)))
 

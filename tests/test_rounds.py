@@ -83,6 +83,8 @@ def test_the_total_is_exact(total: int, size: int) -> None:
     assert [report.done for report in reports] == list(range(1, total + 1))
     assert [report.number for report in reports] == list(range(total))
     assert max(len(names) for names, _ in objective.calls) == min(total, size)
+    ends = [report.done for report in reports if not report.others_follow]
+    assert ends == sorted({*range(size, total, size), total})
 
 
 def test_every_round_sees_the_samples_in_an_order_of_its_own() -> None:

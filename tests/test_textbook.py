@@ -97,3 +97,19 @@ def test_a_textbook_strategy_is_not_compared_with_itself(
     page = page_of(tmp_path, Run(textbook.study, textbook.best, {"uniform": 1.01 * value}))
     assert f"lower divergence than {name}<" not in page
     assert "lower divergence than uniform" in page
+
+
+def test_nor_with_the_baseline_that_it_is_under_another_name(tmp_path: Path) -> None:
+    outcome = fake_run(total=1)  # `attention-once`, which is the baseline `attention`
+    value = outcome.study.best_value
+    baselines = {"attention": value, "uniform": 1.01 * value}
+    page = page_of(tmp_path, Run(outcome.study, outcome.best, baselines))
+    assert "lower divergence than attention<" not in page
+    assert "lower divergence than uniform<" in page
+
+
+def test_a_baseline_that_is_called_like_it_is_another(tmp_path: Path) -> None:
+    outcome = fake_run(total=1)
+    baselines = {"attention-once": 2 * outcome.study.best_value}
+    page = page_of(tmp_path, Run(outcome.study, outcome.best, baselines))
+    assert "lower divergence than attention-once<" in page

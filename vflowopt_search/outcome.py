@@ -57,6 +57,7 @@ class TrialReport:
         total: trials asked for.
         textbook: name of the textbook strategy that it was.
         failure: why there is no value.
+        others_follow: whether trials that were measured together with it are told next.
     """
 
     number: int
@@ -69,6 +70,7 @@ class TrialReport:
     total: int
     textbook: str | None
     failure: str | None
+    others_follow: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ class StudyOutcome:
         return None if self.best_trial is None else self.best_trial.user_attrs.get(trials.TEXTBOOK)
 
 
-def report_of(study: Study, trial: FrozenTrial, total: int) -> TrialReport:
+def report_of(
+    study: Study, trial: FrozenTrial, total: int, *, others_follow: bool = False
+) -> TrialReport:
     """What there is to say when a trial ends."""
     everything = study.get_trials(deepcopy=False)
     best = best_full(everything)
@@ -114,6 +118,7 @@ def report_of(study: Study, trial: FrozenTrial, total: int) -> TrialReport:
         total=total,
         textbook=trial.user_attrs.get(trials.TEXTBOOK),
         failure=trial.user_attrs.get(trials.FAILURE),
+        others_follow=others_follow,
     )
 
 

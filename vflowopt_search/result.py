@@ -79,7 +79,8 @@ class SearchResult:
             outcome_of(trial) for trial in self.study.get_trials(deepcopy=False) if counts(trial)
         ]
         told = ", ".join(f"{number} {how}" for how, number in sorted(Counter(ended).items()))
-        yield f"{len(ended)} trial{'s' * (len(ended) != 1)} ({told})"
+        number = f"{len(ended) or 'no'} trial{'s' * (len(ended) != 1)}"
+        yield f"{number} ({told})" if told else number
         if "retain" in (context := self.study.user_attrs.get(CONTEXT, {})):
             yield f"retain {float(context['retain']):g}"
         yield from self._told_of_best()

@@ -110,7 +110,8 @@ class Rounds:
 
     def _tell(self, group: Sequence[Runner]) -> None:
         samples = range(self.race.objective.num_samples)
-        for runner in sorted(group, key=lambda runner: runner.slot):
+        *_, last = ordered = sorted(group, key=lambda runner: runner.slot)
+        for runner in ordered:
             trial = runner.trial
             if runner.failure is not None:
                 _fail(self.study, trial, runner.failure)
@@ -121,7 +122,8 @@ class Rounds:
                 self.study.tell(trial, runner.value)
             if self.on_trial is not None:
                 told = self.study.get_trials(deepcopy=False)[trial.number]
-                self.on_trial(report_of(self.study, told, self.total))
+                report = report_of(self.study, told, self.total, others_follow=runner is not last)
+                self.on_trial(report)
 
 
 def _ask(study: Study) -> Trial:

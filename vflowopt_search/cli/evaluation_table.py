@@ -144,10 +144,8 @@ def _random_explained(accuracies: list[float]) -> str:
         return f"random: one draw, {same}; baseline:random:1-4 asks for four others"
     spread = interval(min(accuracies), max(accuracies), ".1%")
     mean = sum(accuracies) / len(accuracies)
-    return (
-        f"random: {len(accuracies)} draws, each {same}; accuracy {spread}, mean {mean:.1%}; "
-        "baseline:random:1-8 asks for eight"
-    )
+    more = "; baseline:random:1-8 asks for eight" * (len(accuracies) < 8)
+    return f"random: {len(accuracies)} draws, each {same}; accuracy {spread}, mean {mean:.1%}{more}"
 
 
 def _row(result: Result) -> list[str]:

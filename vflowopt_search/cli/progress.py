@@ -76,27 +76,38 @@ class Clock:
             earlier: how many were done before this clock started, told with the first step.
             usual: whether the step took as long as those to come; the pace is of such ones.
         """
-        if not self._marks:
-            self._marks.append((self._start, earlier))
-        elif done < self._marks[-1][1]:
+        self._begin(earlier)
+        if done < self._marks[-1][1]:
             self._restart(self._marks[-1][0], 0)
         if usual:
             self._marks.append((time.monotonic(), done))
         else:
             self._restart(time.monotonic(), done)
-        (began, first), (now, _) = self._marks[0], self._marks[-1]
-        if done >= total or done - first < _ENOUGH:
-            return ""
-        seconds = round((now - began) / (done - first) * (total - done))
-        return f"{timedelta(seconds=seconds)} left" if seconds else ""
+        return self._told(done, total)
 
     def left_of(self, report: TrialReport) -> str:
         """What is left of a study; the first trial of this run tells how many others ran.
 
         Textbook trials come first and are never stopped early, so they say nothing of the others.
+        Of trials that were measured together the last one that is told ends a step.
         """
+        earlier = report.done - 1
+        if report.others_follow:
+            self._begin(earlier)
+            return self._told(report.done, report.total)
         usual = report.textbook is None
-        return self.left(report.done, report.total, earlier=report.done - 1, usual=usual)
+        return self.left(report.done, report.total, earlier=earlier, usual=usual)
+
+    def _begin(self, earlier: int) -> None:
+        if not self._marks:
+            self._marks.append((self._start, earlier))
+
+    def _told(self, done: int, total: int) -> str:
+        (began, first), (now, last) = self._marks[0], self._marks[-1]
+        if done >= total or last - first < _ENOUGH:
+            return ""
+        seconds = round((now - began) / (last - first) * (total - done))
+        return f"{timedelta(seconds=seconds)} left" if seconds else ""
 
     def _restart(self, now: float, done: int) -> None:
         self._marks.clear()

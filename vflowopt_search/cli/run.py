@@ -70,8 +70,8 @@ def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
         write_command(job)  # now, for a report while the search runs
     outcome = run_all(job, prepared, shown)
     write_command(job)  # not before: a search that is refused leaves the folder alone
-    write_seen_images(job, prepared.calibration)
     export(job, outcome)  # before anything else can go wrong
+    write_seen_images(job, prepared.calibration)
     return Closing(job, prepared, outcome, held_out, shown, begun)
 
 

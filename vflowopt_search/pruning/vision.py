@@ -58,7 +58,6 @@ class VisionRecorder:
     layer: int | None
     pixels: PixelScale | None
     _held: WeakKeyDictionary[_Key, VisualSignals] = field(default_factory=WeakKeyDictionary)
-
     _seen: _Seen = field(default_factory=_Seen)
 
     @property

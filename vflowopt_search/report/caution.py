@@ -10,6 +10,8 @@ from vflowopt_search.report.words import FOUND
 
 _PLACES = {"divergence": "", "held_out": " on held-out samples"}
 """The divergences that are compared, and where they were measured."""
+ROUNDING = 1e-6
+"""Relative; means of one strategy over the same samples, in other batches, differ by less."""
 
 
 class Divergences(Protocol):
@@ -47,7 +49,7 @@ def beaten(rows: Iterable[Divergences]) -> str:
         for row in named.values()
         if (theirs := getattr(row, column)) is not None
         and (ours := getattr(found, column)) is not None
-        and theirs < ours
+        and theirs < ours * (1 - ROUNDING)
     ]
     if not closer:
         return ""

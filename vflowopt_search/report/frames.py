@@ -19,6 +19,7 @@ from vflowopt_search import trials
 from vflowopt_search.budget import alive_ratios
 from vflowopt_search.documents import draft_of
 from vflowopt_search.outcome import strategy_of
+from vflowopt_search.report.caution import ROUNDING
 from vflowopt_search.report.words import FOUND
 from vflowopt_search.strategy import Strategy
 from vflowopt_search.trials import Outcome, best_full, is_full, outcome_of, value_of
@@ -31,8 +32,6 @@ BEST_SHARE = 0.1
 """The share of the trials that they are in a longer study."""
 SOUND_TRIALS_FOR_IMPORTANCE = round(BEST_SHARE_TRIALS / BEST_SHARE)
 """With fewer, the good ones are too few to be a tenth, and the order is rough."""
-_ROUNDING = 1e-6
-"""Relative; means of one strategy over the same samples, in other batches, differ by less."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,17 @@ def comparison(study: Study, baselines: Mapping[str, float] | None = None) -> Co
     return Comparison([name for name, _ in ranked], [value for _, value in ranked])
 
 
+def others(study: Study, baselines: Mapping[str, float]) -> dict[str, float]:
+    """Divergence of all baselines but the one that was found, if one was; the closest first."""
+    found = best_full(study.get_trials(deepcopy=False))
+    beside = comparison(study, baselines).baselines
+    if found is None or trials.TEXTBOOK not in found.user_attrs:
+        return beside
+    itself = {name for name, value in baselines.items() if _is_baseline(found, [value])}
+    itself |= {found.user_attrs[trials.TEXTBOOK]} - baselines.keys()
+    return {name: value for name, value in beside.items() if name not in itself}
+
+
 def trials_frame(study: Study) -> pd.DataFrame:
     """One row per trial that ended: how it ended, its parameters and its strategy."""
     frame = pd.DataFrame([_row(trial) for trial in trials.finished(study)])
@@ -211,7 +221,7 @@ def _is_baseline(trial: FrozenTrial, divergences: Iterable[float]) -> bool:
     """Whether a trial measured a baseline: all dropped at layer 0, divergence equal to rounding."""
     if not is_full(trial) or [stage.layer for stage in strategy_of(trial).stages] != [0]:
         return False
-    return any(isclose(value_of(trial), value, rel_tol=_ROUNDING) for value in divergences)
+    return any(isclose(value_of(trial), value, rel_tol=ROUNDING) for value in divergences)
 
 
 def _depth(strategy: Strategy) -> int:

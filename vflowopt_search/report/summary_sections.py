@@ -60,9 +60,7 @@ def _headline(run: Run) -> Iterator[Tile]:
     yield f"{found.divergence:.4g}", "mean divergence", "the unpruned model has 0"
     if found.held_out is not None:
         yield f"{found.held_out:.4g}", "held-out divergence", "on samples that no trial saw"
-    others = frames.comparison(run.study, run.baselines).baselines
-    others.pop(textbook_of(run) or "", None)
-    yield from _beside(found, others)
+    yield from _beside(found, frames.others(run.study, run.baselines))
     if found.accuracy_kept is not None:
         yield f"{found.accuracy_kept:.1%}", "accuracy kept", _accuracy(found)
     yield from _savings(found, rows.get(UNPRUNED, Result(UNPRUNED)))
