@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.command import World, make_world, run
 from vflowopt_search import run_folder
-from vflowopt_search.calibration.seen_images import SeenImages
-from vflowopt_search.cli.candidates import read_candidates
+from vflowopt_search.calibration.seen_images import SeenImages, fingerprints
+from vflowopt_search.cli.candidates import Candidates, read_candidates
 from vflowopt_search.cli.evaluation_table import caution
 from vflowopt_search.cli.job import DataOptions, Job
 from vflowopt_search.cli.preparation import chosen_samples, held_out_questions
@@ -111,10 +111,18 @@ def test_every_strategy_is_said_to_have_seen_its_own_under_the_name_it_has(searc
     )
 
 
+def test_no_two_strategies_get_one_name(searched: Path) -> None:
+    alone = read_candidates([str(searched)])
+    files = dict.fromkeys(["random", "random (2)"], alone.files["mine"])
+    seen = dict.fromkeys(files, alone.seen["mine"])
+    shown = Candidates(files, ("random",), None, seen)
+    assert shown.searched_on([]) == {"random (2)": 0, "random (2) (2)": 0}
+
+
 def test_the_bundled_questions_are_about_other_images_than_the_quickstart() -> None:
     recipe = StudyRecipe.load("quickstart")
     samples = chosen_samples(Job(recipe, ModelSource(), DataOptions(), Path("nowhere")))
     seen = SeenImages.of(samples)
     assert len(seen.images) == recipe.samples
-    assert seen.count(samples.samples) == len(samples)
-    assert seen.count(held_out_questions()) == 0
+    assert seen.count([*map(fingerprints, samples.samples)]) == len(samples)
+    assert seen.count([*map(fingerprints, held_out_questions())]) == 0

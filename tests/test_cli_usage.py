@@ -13,8 +13,11 @@ import typer
 from typer.testing import Result
 
 from tests.command import run
+from vflowopt_search import run_folder
 from vflowopt_search.cli.app import app
 from vflowopt_search.cli.options import MetricName, ScoreName
+from vflowopt_search.resources import studies_folder
+from vflowopt_search.strategy import Strategy
 
 PROGRAM: Any = typer.main.get_command(app)
 COMMANDS: list[str] = sorted(PROGRAM.commands)
@@ -272,3 +275,14 @@ def test_help_names_every_metric(command: str, names: type[MetricName | ScoreNam
 def test_help_is_whole_on_a_narrow_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert "…" not in run(command, "--help").stdout
+
+
+def test_a_strategy_of_random_weights_needs_another_model_to_answer(tmp_path: Path) -> None:
+    shipped = Strategy.load(studies_folder() / "quickstart" / run_folder.STRATEGY)
+    assert shipped.model is not None
+    identity = shipped.model.model_copy(update={"name": "random config.json"})
+    shipped.model_copy(update={"model": identity}).save(tmp_path / "strategy.json")
+    result = run("evaluate", tmp_path / "strategy.json", "--output", tmp_path)
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert "the strategy was found on random config.json, which has no weights to answer" in told

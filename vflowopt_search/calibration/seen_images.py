@@ -5,7 +5,7 @@ One short fingerprint for each image or video frame: 5 kB of 256 images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
@@ -33,7 +33,7 @@ class SeenImages(Value):
     @classmethod
     def of(cls, samples: CalibrationSet) -> Self:
         """Those of a calibration set."""
-        images = sorted(set().union(*map(_fingerprints, samples.samples)))
+        images = sorted(set().union(*map(fingerprints, samples.samples)))
         return cls(calibration_sha256=samples.sha256, images=tuple(images))
 
     @classmethod
@@ -56,11 +56,12 @@ class SeenImages(Value):
         """Write a file, whole or not at all."""
         replace_atomically(path, self.model_dump_json() + "\n")
 
-    def count(self, samples: Sequence[Sample]) -> int:
-        """How many samples show one of these images."""
+    def count(self, shown: Sequence[Set[str]]) -> int:
+        """How many samples show one of these images, given the `fingerprints` of each sample."""
         known = frozenset(self.images)
-        return sum(not known.isdisjoint(_fingerprints(sample)) for sample in samples)
+        return sum(not known.isdisjoint(images) for images in shown)
 
 
-def _fingerprints(sample: Sample) -> set[str]:
+def fingerprints(sample: Sample) -> set[str]:
+    """Those of a sample's images and video frames, as `SeenImages` has them."""
     return {image[:DIGITS] for image in shown_images(sample)}

@@ -48,9 +48,19 @@ class Candidates:
 
     def searched_on(self, samples: Sequence[Sample]) -> dict[str, int]:
         """By name, how many of the samples show images that a strategy was searched on."""
-        return {
-            _free(name, self.baselines): seen.count(samples) for name, seen in self.seen.items()
-        }
+        if not self.seen:
+            return {}
+        from vflowopt_search.calibration.seen_images import fingerprints
+
+        names, shown = self._names(), [fingerprints(sample) for sample in samples]
+        return {names[name]: seen.count(shown) for name, seen in self.seen.items()}
+
+    def _names(self) -> dict[str, str]:
+        """What each file is called beside the baselines, which keep their names."""
+        names: dict[str, str] = {}
+        for name in self.files:
+            names[name] = _free(name, {*self.baselines, *names.values()})
+        return names
 
     def budget(self, retain: float | None, depth: int) -> float:
         """The budget of the baselines: as typed, else that of the first file.
@@ -92,7 +102,8 @@ class Candidates:
             return dict(self.files)
         budget = self.budget(retain, facts.identity.decoder_layers)
         plain = {name: baseline(name, facts, budget) for name in self.baselines}
-        return {_free(name, plain): strategy for name, strategy in self.files.items()} | plain
+        names = self._names()
+        return {names[name]: strategy for name, strategy in self.files.items()} | plain
 
 
 def read_candidates(named: Sequence[str]) -> Candidates:

@@ -23,12 +23,18 @@ def chosen_model(typed: str | None, named: str | None) -> str:
     """The model that was typed, else the one that the strategies name.
 
     Raises:
-        typer.BadParameter: neither is there.
+        typer.BadParameter: neither is there, or the named one had random weights.
     """
     name = typed or named
     if name is None:
         raise typer.BadParameter(
             "no strategy names a model; give a hub name, a folder, or `testbed`",
+            param_hint="--model",
+        )
+    if typed is None and random_config(name) is not None:
+        raise typer.BadParameter(
+            f"the strategy was found on {name}, which has no weights to answer with; name a "
+            "checkpoint of that shape",
             param_hint="--model",
         )
     return name
