@@ -81,9 +81,19 @@ def test_published_baselines_prune_where_their_papers_say() -> None:
         ("pyramiddrop", 0.2, FACTS, "pyramiddrop keeps all .* cannot retain 20.0%; ask for a"),
         ("fastv", 0.5, replace(FACTS, scores=("uniform",)), "attention inside the decoder, which"),
         ("attention", 0.5, replace(FACTS, vision_layers_available=()), "the vision encoder's"),
-        ("best", 0.5, FACTS, "no baseline is called 'best'; use one of random, uniform"),
-        ("uniform:1", 0.5, FACTS, "no baseline is called 'uniform:1'; use one of random, uniform"),
-        ("random:x", 0.5, FACTS, "no baseline is called 'random:x'; use one of random, uniform"),
+        ("best", 0.5, FACTS, "no baseline is called 'best'; use one of random, random:SEED, uni"),
+        (
+            "uniform:1",
+            0.5,
+            FACTS,
+            "no baseline is called 'uniform:1'; use one of random, random:SEED, uni",
+        ),
+        (
+            "random:x",
+            0.5,
+            FACTS,
+            "no baseline is called 'random:x'; use one of random, random:SEED, uni",
+        ),
     ],
 )
 def test_a_baseline_that_cannot_be_had(

@@ -45,6 +45,15 @@ def test_a_prompt_without_an_image_runs_and_says_so(world: World) -> None:
     assert run(*command(world)).stdout.count("no visual tokens, nothing to prune") == 2
 
 
+def test_an_answer_without_words_is_said_to_be_empty(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = apply.Answer("", 0.5, [])
+    monkeypatch.setattr(apply, "answers", lambda *_: (silent, silent))
+    assert run(*command(world)).stdout.count("(empty)") == 2
+    assert told(world)["pruned"]["text"] == ""
+
+
 def test_the_shipped_model_has_a_question_of_its_own(tmp_path: Path) -> None:
     """As the example says, once the quickstart is there."""
     run_folder = tmp_path / "quickstart"

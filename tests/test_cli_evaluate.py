@@ -190,7 +190,11 @@ def other_model(folder: Path) -> Arguments:
             " is none of its options ['red', 'blue']; name the columns with --columns answer=...",
         ),
         (["baseline:fastv", "--retain", "0.3"], "fastv keeps all visual tokens of its first"),
-        (["baseline:random:x"], "no baseline is called 'random:x'; use one of baseline:random, "),
+        (
+            ["baseline:random:x"],
+            "no baseline is called 'random:x'; use one of baseline:random, baseline:random:SEED, "
+            "baseline:random:1-4, baseline:uniform, ",
+        ),
         (
             ["baseline:random:4-1"],
             "baseline:random:4-1 is no range of 1 to 100 draws; give the low",

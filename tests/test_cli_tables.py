@@ -50,8 +50,18 @@ def test_an_evaluation_says_what_its_figures_are() -> None:
     told = "\n".join(explained(evaluation()))
     assert "bootstrap interval over images" in told
     assert "p: chance of a difference at least as large if pruning changed nothing (sign f" in told
-    assert "without the vision encoder, which `bench` includes" in told
+    assert "without the vision encoder; timed once, in passing: `bench` measures it prope" in told
     assert "above 100 %" not in told and "empty" not in told and "random" not in told
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"), [(0.953, "1.0x"), (1.18, "1.2x"), (8.94, "9x"), (10.5, "10x"), (None, "")]
+)
+def test_a_speed_timed_in_passing_has_few_digits(speed: float | None, told: str) -> None:
+    timed = dataclasses.replace(evaluation().results[0], speed=speed)
+    seen = printed(compared(dataclasses.replace(evaluation(), results=(timed,))))
+    (line,) = (line for line in seen.splitlines() if line.startswith("mine"))
+    assert line.partition("88.0%")[2].strip() == told
 
 
 @pytest.mark.parametrize("name", ["random", "random:1"])
@@ -94,7 +104,7 @@ def test_more_than_all_is_explained_where_it_occurs() -> None:
 def test_a_model_that_is_never_right_keeps_nothing_and_is_told_so() -> None:
     never = evaluation(unpruned=0.0)
     (line,) = (line for line in printed(compared(never)).splitlines() if "unpruned" in line)
-    assert line.split() == ["unpruned", "100.0%", "0.0%", "100.0%", "1.00x"]
+    assert line.split() == ["unpruned", "100.0%", "0.0%", "100.0%", "1.0x"]
     assert "accuracy kept is empty: the unpruned model got every answer wrong; try another" in (
         "\n".join(explained(never))
     )
@@ -105,8 +115,8 @@ def test_the_star_of_the_worst_group_has_a_legend() -> None:
     assert re.search(r"kind 1 +12 +90.0% +\*80.0%", seen)
     assert seen.count("*") == 1
     told = groups_explained(evaluation())
-    assert (
-        told[1] == "* of the groups of 10 samples or more the one of which the strategy keeps least"
+    assert told[1] == (
+        "* the group that keeps least of its accuracy, among groups of 10 or more samples"
     )
     few, alone = evaluation(), evaluation(groups=1)
     assert "*" not in printed(by_group(alone))

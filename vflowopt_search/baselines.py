@@ -52,7 +52,7 @@ def baseline(name: str, facts: ModelFacts, retain: float) -> Strategy:
         StrategyError: no such baseline, or it does not exist at this budget or on this model.
     """
     if not is_baseline(name):
-        raise StrategyError(f"no baseline is called {name!r}; use one of {', '.join(BASELINES)}")
+        raise StrategyError(f"no baseline is called {name!r}; use one of {', '.join(NAMES)}")
     if not 0 < retain <= 1:
         raise StrategyError(f"keep_ratio {retain} of a baseline must be in (0, 1]; change it")
     kind, _, seed = name.partition(":")
@@ -151,3 +151,5 @@ BASELINES: Mapping[str, Callable[[ModelFacts, float], _Parts]] = MappingProxyTyp
         "pyramiddrop": _pyramiddrop,
     }
 )
+NAMES = ("random", "random:SEED", *(name for name in BASELINES if name != "random"))
+"""How they are named, for people."""

@@ -230,4 +230,4 @@ def _row(answer: Answer) -> tuple[str, str, str]:
     kept = ", ".join(f"{tokens} x {layers}" for tokens, layers in runs)
     if not any(answer.tokens_per_layer):
         kept = "no visual tokens, nothing to prune"
-    return answer.text, kept, f"{answer.seconds:.3f} s"
+    return answer.text or "(empty)", kept, f"{answer.seconds:.3f} s"

@@ -150,7 +150,7 @@ def _run_of(path: Path) -> Path | None:
 
 def _known_baselines(name: str) -> list[str]:
     """The baseline of that name, or all draws of `random:1-4`."""
-    from vflowopt_search.baselines import BASELINES, is_baseline
+    from vflowopt_search.baselines import NAMES, is_baseline
     from vflowopt_search.errors import StrategyError
 
     if found := _DRAWS.fullmatch(name):
@@ -162,7 +162,7 @@ def _known_baselines(name: str) -> list[str]:
             )
         return [f"random:{seed}" for seed in range(first, last + 1)]
     if not is_baseline(name):
-        known = ", ".join(f"{PREFIX}{each}" for each in BASELINES)
+        known = ", ".join(f"{PREFIX}{each}" for each in (*NAMES[:2], "random:1-4", *NAMES[2:]))
         raise StrategyError(f"no baseline is called {name!r}; use one of {known}")
     return [name]
 

@@ -37,7 +37,7 @@ def compared(evaluation: Evaluation) -> Table:
         "",
         "",
         "100.0%",
-        "1.00x",
+        _speed(1.0),
     ]
     return table(_COLUMNS, [whole, *(_row(result) for result in evaluation.results)])
 
@@ -49,8 +49,8 @@ def explained(evaluation: Evaluation) -> list[str]:
     lines = [
         "accuracy kept: relative to the unpruned model, with a 95 % bootstrap interval over images",
         f"p: chance of a difference at least as large if pruning changed nothing ({tests})",
-        "speed: answers per second relative to the unpruned model, without the vision encoder, "
-        "which `bench` includes",
+        "speed: answers per second relative to the unpruned model, without the vision encoder; "
+        "timed once, in passing: `bench` measures it properly, with the encoder",
     ]
     if draws := [r.accuracy for r in results if r.name.partition(":")[0] == "random"]:
         lines.append(_random_explained(draws))
@@ -112,7 +112,7 @@ def groups_explained(evaluation: Evaluation) -> list[str]:
     lines = ["under each strategy: accuracy on the samples of the group"]
     if any(result.worst_group is not None for result in results):
         lines.append(
-            f"* of the groups of {FEW} samples or more the one of which the strategy keeps least"
+            f"* the group that keeps least of its accuracy, among groups of {FEW} or more samples"
         )
     elif len(results[0].groups) > 1:
         lines.append(
@@ -157,8 +157,13 @@ def _row(result: Result) -> list[str]:
         interval_text(result.kept),
         p_text(result.test.p_value),
         f"{result.agreement:.1%}",
-        "" if result.speed is None else f"{result.speed:.2f}x",
+        _speed(result.speed),
     ]
+
+
+def _speed(times: float | None) -> str:
+    """`1.2x` or `9x`: another run differs in the digits that are left out."""
+    return "" if times is None else f"{times:.{int(times < 3)}f}x"
 
 
 def _share_kept(group: Group) -> float:
