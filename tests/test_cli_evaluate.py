@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from tests.command import World, make_world, run, spawn
+from tests.command import World, run, spawn
+from tests.labelled_world import Arguments, command, labelled_world
 from vflowopt_search import run_folder
 from vflowopt_search.checkout import commit
 from vflowopt_search.cli.candidates import read_candidates
@@ -21,44 +22,16 @@ from vflowopt_search.divergence import ANSWER_METRICS
 from vflowopt_search.divergence import METRICS as DIVERGENCES
 from vflowopt_search.evaluate.metrics import METRICS
 from vflowopt_search.resources import studies_folder
-from vflowopt_search.strategy import Importance, Stage, Strategy
+from vflowopt_search.strategy import Strategy
 
-Arguments = list[str | Path]
 QUICKSTART = studies_folder() / "quickstart" / run_folder.STRATEGY
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A checkpoint, twelve labelled questions about six images, and a strategy file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        made = make_world(tmp_path_factory.mktemp("world"))
-        rows = [
-            {
-                "id": f"q{n}",
-                "image": f"{n % 6}.png",
-                "question": f"how many objects is {n} ?",
-                "answers": ["red"] * 3 + ["two"],
-                "kind": "even" if n % 2 == 0 else "odd",
-                "options": ["red", "blue"],
-                "letter": n % 2,
-            }
-            for n in range(12)
-        ]
-        text = "\n".join(map(json.dumps, rows)) + "\n"
-        made.samples.with_name("labelled.jsonl").write_text(text)
-        stages = (Stage(layer=0, keep_ratio=0.6), Stage(layer=3, keep_ratio=0.5))
-        importance = Importance(vision_layer=1)
-        Strategy(name="mine", importance=importance, stages=stages).save(
-            made.model.with_name("mine.json")
-        )
-        yield made
-
-
-def command(world: World, output: Path, *more: str | Path) -> Arguments:
-    data: Arguments = ["--data", world.samples.with_name("labelled.jsonl"), "--by", "kind"]
-    named: Arguments = ["evaluate", world.model.with_name("mine.json"), "--model", world.model]
-    return [*named, *data, "--max-new-tokens", "4", "--output", output, *more]
+        yield labelled_world(tmp_path_factory.mktemp("world"))
 
 
 def test_other_draws_of_the_random_baseline_are_named_by_their_seeds() -> None:
@@ -189,7 +162,6 @@ def other_model(folder: Path) -> Arguments:
             ["--metric", "multiple_choice", "--columns", "answer=kind"],
             " is none of its options ['red', 'blue']; name the columns with --columns answer=...",
         ),
-        (["baseline:fastv", "--retain", "0.3"], "fastv keeps all visual tokens of its first"),
         (
             ["baseline:random:x"],
             "no baseline is called 'random:x'; use one of baseline:random, baseline:random:SEED, "

@@ -88,22 +88,37 @@ class Candidates:
                 param_hint="--retain",
             )
 
-    def strategies(self, facts: ModelFacts, retain: float | None) -> dict[str, Strategy]:
+    def strategies(
+        self, facts: ModelFacts, retain: float | None
+    ) -> tuple[dict[str, Strategy], dict[str, str]]:
         """All strategies by name, the baselines at the budget of the others.
 
+        Returns:
+            The strategies, and by name why a baseline is left out: it does not exist at this
+            budget or on this model.
+
         Raises:
-            StrategyError: a strategy is for another model, or a plain one cannot be had.
+            StrategyError: a strategy is for another model, or nothing is left to compare.
         """
         from vflowopt_search.baselines import baseline
+        from vflowopt_search.errors import StrategyError
 
         for strategy in self.files.values():
             strategy.check_fits(facts.identity)
         if not self.baselines:
-            return dict(self.files)
+            return dict(self.files), {}
         budget = self.budget(retain, facts.identity.decoder_layers)
-        plain = {name: baseline(name, facts, budget) for name in self.baselines}
+        plain: dict[str, Strategy] = {}
+        left_out: dict[str, str] = {}
+        for name in self.baselines:
+            try:
+                plain[name] = baseline(name, facts, budget)
+            except StrategyError as error:
+                left_out[name] = str(error)
+        if not self.files and not plain:
+            raise StrategyError("; ".join(left_out.values()))
         names = self._names()
-        return {names[name]: strategy for name, strategy in self.files.items()} | plain
+        return {names[name]: strategy for name, strategy in self.files.items()} | plain, left_out
 
 
 def read_candidates(named: Sequence[str]) -> Candidates:

@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
+from rich.table import Table
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options, typed
 from vflowopt_search.cli.candidates import Candidates, read_candidates
 from vflowopt_search.cli.checking import check_once
-from vflowopt_search.cli.console import legend, print_json, quiet_progress_bars, stdout
-from vflowopt_search.cli.evaluation_table import (
-    by_group,
-    caution,
-    compared,
-    explained,
-    groups_explained,
-)
+from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
+from vflowopt_search.cli.evaluation_table import caution, parts
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
@@ -180,21 +174,9 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
         print_json(content)
         return
     console = stdout()
-    images = "" if evaluation.images == evaluation.samples else f" about {evaluation.images} images"
-    told = f"{about['data']['name']}: {evaluation.samples} samples{images}, {evaluation.metric}"
-    console.print(told, soft_wrap=True, markup=False)
-    if about["data"]["note"]:
-        console.print(about["data"]["note"], soft_wrap=True, markup=False)
-    if about["data"]["caution"]:
-        console.print(Text(about["data"]["caution"], style="yellow"), soft_wrap=True)
-    console.print(compared(evaluation))
-    console.print(legend(explained(evaluation)), soft_wrap=True)
-    if any(result.groups for result in evaluation.results):
-        console.print()
-        console.print(by_group(evaluation))
-        console.print(legend(groups_explained(evaluation)), soft_wrap=True)
-    console.print()
-    console.print(f"evaluation {path}", soft_wrap=True)
+    for part in parts(evaluation, about):
+        console.print(part, soft_wrap=not isinstance(part, Table))
+    console.print(f"\nevaluation {path}", soft_wrap=True, markup=False)
 
 
 def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, Any]]:
@@ -214,7 +196,8 @@ def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, 
     ledger = Ledger(job.output / run_folder.ANSWERS)
     shown.phase(f"loading {job.source.name}")
     model, processor = checked_model(job.source, job.cache, shown, self_check=job.self_check)
-    strategies = job.candidates.strategies(facts_of(model, job.source.name), job.retain)
+    facts = facts_of(model, job.source.name)
+    strategies, left_out = job.candidates.strategies(facts, job.retain)
     strict = job.data.options.strict
     asking = Asking(model, processor, job.batch_size, job.max_new_tokens, strict)
     shown.phase("answering", len(labelled) * (len(strategies) + 1))
@@ -227,7 +210,8 @@ def measured(job: EvaluationJob, shown: Display) -> tuple[Evaluation, dict[str, 
         seed=job.data.seed,
         progress=shown.step,
     )
-    return evaluation, described(job, without(labelled, evaluation.refusals), asking)
+    about = described(job, without(labelled, evaluation.refusals), asking)
+    return evaluation, about | {"left_out": left_out}
 
 
 def described(job: EvaluationJob, labelled: CalibrationSet, asking: Any) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from vflowopt_search.cli.console import interval, table
+from vflowopt_search.cli.console import interval, legend, table
 
 if TYPE_CHECKING:
     from vflowopt_search.evaluate.evaluation import Evaluation, Group, Result
@@ -25,6 +26,30 @@ _COLUMNS = (
     "same\nanswers",
     "speed without\nvision encoder",
 )
+
+
+def parts(evaluation: Evaluation, about: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """All that is printed of an evaluation, in order.
+
+    Args:
+        evaluation: the figures.
+        about: on what and how they were measured, as `evaluation.json` says it.
+    """
+    data = about["data"]
+    images = "" if evaluation.images == evaluation.samples else f" about {evaluation.images} images"
+    yield Text(f"{data['name']}: {evaluation.samples} samples{images}, {evaluation.metric}")
+    if data["note"]:
+        yield Text(data["note"])
+    if data["caution"]:
+        yield Text(data["caution"], style="yellow")
+    for name, why in about["left_out"].items():
+        yield Text(f"baseline:{name} is left out: {why}", style="yellow")
+    yield compared(evaluation)
+    yield legend(explained(evaluation))
+    if any(result.groups for result in evaluation.results):
+        yield Text("")
+        yield by_group(evaluation)
+        yield legend(groups_explained(evaluation))
 
 
 def compared(evaluation: Evaluation) -> Table:
