@@ -76,6 +76,7 @@ def test_a_study_of_the_shipped_model(
     monkeypatch.setattr("vflowopt_search.evaluate.answers._answer", measured_again)
     again = json.loads(run(*command(study, "--output", tmp_path, "--json")).stdout)
     assert again | {"seconds_of_last_run": 0} == stored | {"seconds_of_last_run": 0}
+    assert not (tmp_path / "validation-1.json").exists()  # it says the same
     assert stored["model"]["device"] == "cpu" and stored["versions"].get("commit") == commit()
 
 
@@ -110,6 +111,9 @@ def test_data_of_ones_own_is_split_by_image(world: World, searched: Path) -> Non
     assert (told["calibration_samples"], told["questions"]) == (4, 6)
     assert {point["origin"] for point in told["points"]} == {"along", "random", "fresh"}
     assert (searched / run_folder.VALIDATION).is_file()
+    other = run(*own(world, searched, "--seed", "2", "--json"))
+    assert f"it is kept as {searched / 'validation-1.json'}" in other.stderr
+    assert json.loads((searched / "validation-1.json").read_text())["seed"] == told["seed"] == 1
     # the random model is never right, and says so
     assert told["unpruned"] == 0
     assert all(point["kept"] is None for point in told["points"])

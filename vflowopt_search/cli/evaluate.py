@@ -16,6 +16,7 @@ from vflowopt_search.cli.candidates import Candidates, read_candidates
 from vflowopt_search.cli.checking import check_once
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.evaluation_table import caution, parts
+from vflowopt_search.cli.former_results import write_result
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import RUNS, DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
@@ -164,12 +165,12 @@ def run(job: EvaluationJob, *, as_json: bool) -> None:
     check_folder(job.cache, "--cache")
     with display() as shown:
         evaluation, about = measured(job, shown)
-    from vflowopt_search.evaluate.evaluation import content_of_file, write_plain
+    from vflowopt_search.evaluate.evaluation import content_of_file
 
     about["seconds"] = round(time.monotonic() - start, 3)
     path = job.output / run_folder.EVALUATION
     content = content_of_file(evaluation, about)
-    write_plain(path, content)
+    write_result(path, content)
     if as_json:
         print_json(content)
         return

@@ -12,6 +12,7 @@ from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options
 from vflowopt_search.cli.console import print_json, stdout
 from vflowopt_search.cli.evaluate import checked_model, chosen_data
+from vflowopt_search.cli.former_results import write_result
 from vflowopt_search.cli.interrupted import resumable
 from vflowopt_search.cli.job import DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData
@@ -153,8 +154,6 @@ def validate(
 
 
 def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
-    from vflowopt_search.evaluate.evaluation import write_plain
-
     start = time.monotonic()
     check_folder(job.output, "--output")
     check_folder(job.cache, "--cache")
@@ -163,7 +162,7 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
     about |= {"seconds_of_last_run": round(time.monotonic() - start, 3)}
     path = job.output / run_folder.VALIDATION
     content = {**about, **validation.to_plain()}
-    write_plain(path, content)
+    write_result(path, content)
     if as_json:
         print_json(content)
         return
