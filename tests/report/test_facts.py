@@ -10,7 +10,7 @@ import pytest
 
 from tests.fake_study import fake_run
 from vflowopt_search.report import frames
-from vflowopt_search.report.facts import Result, facts, results
+from vflowopt_search.report.facts import OWN_QUESTIONS, Result, facts, results
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.words import FOUND
 from vflowopt_search.trials import is_full, value_of
@@ -40,10 +40,10 @@ def lowest(run: Run) -> float:
 
 def test_results_hold_what_was_measured(run: Run) -> None:
     unpruned, found, *others = results(run)
-    assert unpruned == Result("unpruned", 1.0, 0.0, accuracy=0.9)
+    assert unpruned == Result("unpruned", 1.0, 0.0, accuracy=0.9, scored=OWN_QUESTIONS)
     assert found.name == FOUND and found.accuracy == 0.8 and found.retained == 0.25
     assert found.divergence == lowest(run)
-    assert Result("random", 0.25, 2.0, accuracy=0.5) in others
+    assert Result("random", 0.25, 2.0, accuracy=0.5, scored=OWN_QUESTIONS) in others
     beside = frames.comparison(run.study, run.baselines).baselines
     assert {row.name: row.divergence for row in others} == beside and len(beside) > 1
     assert [row.divergence for row in others] == sorted(beside.values())
@@ -55,12 +55,15 @@ def test_accuracies_of_two_sets_of_questions_do_not_share_a_column(run: Run) -> 
         "format": "vflowopt-evaluation/1",
         "unpruned": 0.6,
         "samples": 80,
+        "metric": "anls",
+        "data": {"name": "qa"},
         "strategies": [{"name": "fake", "accuracy": 0.3, "kept": kept, "retained": 0.25}],
     }
     rows = {row.name: row for row in results(replace(run, evaluation=evaluated))}
     assert rows["unpruned"].accuracy == 0.6
-    assert (rows[FOUND].accuracy, rows[FOUND].questions) == (0.3, 80)
+    assert (rows[FOUND].accuracy, rows[FOUND].scored) == (0.3, "80 labelled samples of qa, anls")
     assert rows["random"].accuracy is None and rows["random"].divergence == 2.0
+    assert rows["random"].scored is None
 
 
 def test_what_was_measured_of_an_earlier_best_is_not_told(run: Run) -> None:

@@ -17,7 +17,8 @@ from vflowopt_search.report.words import FOUND
 def evaluation(kept: Any, sha256: str | None = None) -> dict[str, Any]:
     result = {"name": "fake", "accuracy": 0.72, "kept": kept, "agreement": 0.8}
     result |= {"strategy_sha256": sha256, "retained": 0.25}
-    told = {"unpruned": 0.9, "samples": 80, "strategies": [result]}
+    told = {"unpruned": 0.9, "samples": 80, "metric": "anls", "strategies": [result]}
+    told |= {"data": {"name": "qa.jsonl"}}
     return {"format": "vflowopt-evaluation/1", **told}
 
 
@@ -43,16 +44,26 @@ def row(visual: int, speed_up: float | None, *, ran: bool = True) -> dict[str, A
 CONDITIONS = (
     "batch size 1, 640 x 480 pixels, 700 visual tokens, GPU X, bfloat16; vision encoder included"
 )
+SCORED = "80 labelled samples of qa.jsonl, anls"
 KEPT = {"value": 0.8, "low": 0.75, "high": 0.85}
 
 
 def test_accuracy_is_told_of_each_strategy_and_of_the_whole_model() -> None:
     kept = {"accuracy_kept": 0.8, "accuracy_range": (0.75, 0.85)}
     assert accuracy_of(evaluation(KEPT)) == {
-        "unpruned": Measured({"accuracy": 0.9, "accuracy_kept": 1.0}),
-        "fake": Measured({"accuracy": 0.72, **kept, "questions": 80}, None, 0.25),
+        "unpruned": Measured({"accuracy": 0.9, "accuracy_kept": 1.0, "scored": SCORED}),
+        "fake": Measured({"accuracy": 0.72, **kept, "scored": SCORED}, None, 0.25),
     }
     assert accuracy_of(evaluation(None))["fake"].values["accuracy_kept"] is None
+
+
+def test_a_model_that_is_never_right_has_no_accuracy_to_keep() -> None:
+    never = accuracy_of(evaluation(None) | {"unpruned": 0.0})
+    assert never["unpruned"].values == {
+        "accuracy": 0.0,
+        "accuracy_kept": None,
+        "scored": SCORED,
+    }
 
 
 def test_speed_is_told_of_the_largest_prompt_that_both_could_answer() -> None:
@@ -86,6 +97,8 @@ def test_both_stand_in_the_summary() -> None:
     assert f"<small>{CONDITIONS}</small>" in told  # in the tile, and below the table
     [below] = [section.after for section in sections(run, 0) if section.key == "comparison"]
     assert f"Time to first token and KV cache: {CONDITIONS}." in below
+    assert f"95 % interval 75.0% to 85.0%; {SCORED}" in told  # in the tile
+    assert f"Accuracy: {SCORED}." in below
 
 
 def test_a_model_of_one_image_size_has_conditions_too() -> None:

@@ -22,7 +22,8 @@ from vflowopt_search.trials import best_full, outcome_of, value_of
 SAME_BUDGET = 0.01
 """Shares of visual tokens that differ by more are not one budget; whole tokens differ less."""
 
-
+OWN_QUESTIONS = "held-out questions of the search, exact_match"
+"""What the accuracies at the end of a search are of."""
 RESULTS = {
     "divergence": "divergence",
     "held_out": "divergence on held-out samples",
@@ -43,7 +44,7 @@ class Result:
         accuracy: share of right answers.
         accuracy_kept: the same relative to the unpruned model's.
         accuracy_range: ends of the 95 % interval of `accuracy_kept`.
-        questions: how many labelled samples `evaluate` scored; None of a search's own accuracy.
+        scored: which answers the accuracies are of, and how they were scored.
         speedup: time to first token of the unpruned model over that of the pruned one.
         kv_bytes: of the KV cache after the prefill.
         conditions: under which these two were measured.
@@ -56,7 +57,7 @@ class Result:
     accuracy: float | None = None
     accuracy_kept: float | None = None
     accuracy_range: tuple[float, float] | None = None
-    questions: int | None = None
+    scored: str | None = None
     speedup: float | None = None
     kv_bytes: float | None = None
     conditions: str | None = None
@@ -92,7 +93,8 @@ def results(run: Run) -> list[Result]:
 
 
 def _without_accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if not key.startswith("accuracy")}
+    dropped = ("accuracy", "accuracy_kept", "accuracy_range", "scored")
+    return {key: value for key, value in row.items() if key not in dropped}
 
 
 def _place(row: Result) -> tuple[int, float]:
@@ -173,6 +175,7 @@ def _compared(summary: Mapping[str, Any], best: FrozenTrial | None) -> dict[str,
     fields = ("retained", "divergence", "held_out", "accuracy", "accuracy_kept")
     rows = {
         str(row["name"]): {field: row.get(field) for field in fields}
+        | {"scored": None if row.get("accuracy") is None else OWN_QUESTIONS}
         for row in summary.get("comparison", ())
     }
     then = (summary.get("best") or {}).get("trial")

@@ -38,14 +38,17 @@ def accuracy_of(evaluation: Mapping[str, Any]) -> Rows:
     """Accuracy by strategy and of the unpruned model, and the share of the latter that is kept."""
     if evaluation.get("format") != EVALUATION:
         return {}
-    rows: Rows = {UNPRUNED: Measured({"accuracy": evaluation["unpruned"], "accuracy_kept": 1.0})}
+    whole = evaluation["unpruned"]
+    scored = {"scored": _scored(evaluation)}
+    kept_by_whole = 1.0 if whole else None
+    rows: Rows = {UNPRUNED: Measured({"accuracy": whole, "accuracy_kept": kept_by_whole, **scored})}
     for result in evaluation["strategies"]:
         kept = result["kept"]
         values = {
             "accuracy": result["accuracy"],
             "accuracy_kept": None if kept is None else kept["value"],
             "accuracy_range": None if kept is None else (kept["low"], kept["high"]),
-            "questions": evaluation.get("samples"),
+            **scored,
         }
         sha256, retained = result.get("strategy_sha256"), result.get("retained")
         rows[result["name"]] = Measured(values, sha256, retained)
@@ -72,6 +75,12 @@ def speed_of(benchmark: Mapping[str, Any]) -> Rows:
         UNPRUNED: Measured({"speedup": 1.0, "kv_bytes": row["unpruned"]["kv_bytes"]}),
         benchmark["strategy"]: Measured(values, sha256, retained),
     }
+
+
+def _scored(evaluation: Mapping[str, Any]) -> str:
+    """Which answers were scored, and how; an accuracy means nothing without them."""
+    name = evaluation["data"]["name"]
+    return f"{evaluation['samples']:,} labelled samples of {name}, {evaluation['metric']}"
 
 
 def _conditions(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> str:

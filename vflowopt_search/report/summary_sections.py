@@ -82,11 +82,11 @@ def _beside(found: Result, baselines: Mapping[str, float]) -> Iterator[Tile]:
 
 
 def _accuracy(found: Result) -> str:
+    told = "" if found.accuracy is None else f"{found.accuracy:.1%} of answers right"
     if found.accuracy_range is not None:
         low, high = found.accuracy_range
-        of = "" if found.questions is None else f", {found.questions:,} labelled samples"
-        return f"95 % interval {low:.1%} to {high:.1%}{of}"
-    return "" if found.accuracy is None else f"{found.accuracy:.1%} of answers right"
+        told = f"95 % interval {low:.1%} to {high:.1%}"
+    return "; ".join(filter(None, (told, found.scored)))
 
 
 def _savings(found: Result, unpruned: Result) -> Iterator[Tile]:
@@ -144,9 +144,10 @@ def columns(rows: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def conditions(runs: Sequence[Run]) -> str:
-    """Under which times and KV caches were measured, a line below their table; empty of none."""
-    told = [row.conditions for run in runs for row in results(run) if row.conditions]
-    return "".join(
-        f"<p class='label'>Time to first token and KV cache: {escape(each)}.</p>"
-        for each in dict.fromkeys(told)
-    )
+    """What accuracies, times and KV caches are of, lines below their table; empty of none."""
+    rows = [row for run in runs for row in results(run)]
+    told = [f"Accuracy: {row.scored}" for row in rows if row.scored]
+    told += [
+        f"Time to first token and KV cache: {row.conditions}" for row in rows if row.conditions
+    ]
+    return "".join(f"<p class='label'>{escape(each)}.</p>" for each in dict.fromkeys(told))
