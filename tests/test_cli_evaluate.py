@@ -45,6 +45,7 @@ def test_it_writes_and_prints_what_it_found(world: World, tmp_path: Path) -> Non
     result = run(*command(world, tmp_path / "out", "baseline:random", "--metric", "vqa_accuracy"))
     assert result.exit_code == 0, result.stderr
     assert "12 samples about 6 images, vqa_accuracy" in result.stdout
+    assert "12 instead of 1,000 samples: the data has no more" in result.stdout.splitlines()
     lines = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.split()}
     assert {"unpruned", "mine", "random", "even", "odd"} <= set(lines)
     assert float(lines["mine"][1].rstrip("%")) == pytest.approx(45, abs=4)  # of 16 tokens

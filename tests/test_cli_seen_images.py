@@ -18,6 +18,7 @@ from vflowopt_search.cli.candidates import Candidates, read_candidates
 from vflowopt_search.cli.evaluation_table import caution
 from vflowopt_search.cli.job import DataOptions, Job
 from vflowopt_search.cli.preparation import chosen_samples, held_out_questions
+from vflowopt_search.cli.validation_inputs import seen_by_search
 from vflowopt_search.model_source import ModelSource
 from vflowopt_search.recipe import StudyRecipe
 
@@ -68,6 +69,28 @@ def test_samples_about_images_of_the_search_are_counted(
     told = json.loads((tmp_path / run_folder.EVALUATION).read_text())["data"]
     assert told["searched_on"] == {"mine": SEEN}
     assert told["caution"] == CAUTION
+
+
+def test_a_validation_counts_its_questions_about_images_of_the_search(
+    world: World, searched: Path, tmp_path: Path
+) -> None:
+    few = world.samples.with_name("calibration.jsonl")
+    few.write_text(
+        "".join(
+            json.dumps({"image": f"fresh-{n}.png", "question": "how many ?"}) + "\n"
+            for n in range(2)
+        )
+    )
+    sizes: Arguments = ["--strategies", "8", "--calibration", few, "--max-new-tokens", "1"]
+    data: Arguments = ["--data", world.samples.with_name("labelled.jsonl"), "--no-self-check"]
+    result = run("validate", searched, *sizes, *data, "--output", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads((tmp_path / run_folder.VALIDATION).read_text())["data"]
+    assert (told["samples"], told["searched_on"]) == (SEEN + FRESH - 2, SEEN)
+    assert told["caution"].startswith("4 of these 5 questions show images that the search saw: ")
+    assert told["caution"] in result.stdout.splitlines()
+    assert seen_by_search(searched, []) == {"searched_on": 0, "caution": ""}
+    assert seen_by_search(tmp_path, []) == {"searched_on": None, "caution": ""}
 
 
 def test_what_was_found_is_written_before_what_was_seen(world: World, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vflowopt_search.cli.console import interval, table
 from vflowopt_search.cli.evaluation_table import by_group, compared, explained, groups_explained
 from vflowopt_search.cli.run import _print
 from vflowopt_search.cli.summary import Summary
-from vflowopt_search.cli.validation_table import caution, correlations, picks
+from vflowopt_search.cli.validation_table import caution, correlations, picks, sentence
 from vflowopt_search.evaluate.evaluation import Evaluation, Group, Result
 from vflowopt_search.evaluate.prediction import Prediction
 from vflowopt_search.evaluate.statistics import Interval, PairedTest
@@ -158,6 +158,14 @@ def test_a_correlation_has_a_readable_interval_under_a_heading_that_says_what_it
     assert printed(picks(validation())).split()[:3] == ["pick", "over", "best"]
 
 
+def test_a_validation_says_how_much_of_the_accuracy_is_kept() -> None:
+    told = sentence(validation())
+    assert "unpruned 90.0%, of which the strategies keep 90.0% / 90.0% / 90.0% (worst / m" in told
+    never = tuple(Point(f"trial {n}", "along", {}, 0.0, None) for n in range(3))
+    told = sentence(validation(points=never, unpruned=0.0, predictions=()))
+    assert told.endswith("600 questions about other images, exact_match: unpruned 0.0%")
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -169,6 +177,7 @@ def test_a_correlation_has_a_readable_interval_under_a_heading_that_says_what_it
             {"questions": 24, "calibration_samples": 8},
             "of only 8 calibration samples, 24 questions the intervals are wide",
         ),
+        ({"predictions": ()}, "all strategies got as many answers right, so that there is no or"),
         ({"unpruned": 0.0}, "the unpruned model got every answer wrong, so that there is no accu"),
     ],
 )

@@ -114,9 +114,26 @@ def test_data_of_ones_own_is_split_by_image(world: World, searched: Path) -> Non
     other = run(*own(world, searched, "--seed", "2", "--json"))
     assert f"it is kept as {searched / 'validation-1.json'}" in other.stderr
     assert json.loads((searched / "validation-1.json").read_text())["seed"] == told["seed"] == 1
-    # the random model is never right, and says so
+    # the random model is never right: nothing can be predicted, and no figure stands for that
     assert told["unpruned"] == 0
     assert all(point["kept"] is None for point in told["points"])
+    assert told["predictions"] == []
+    first, second, *rest = run(*own(world, searched)).stdout.splitlines()
+    assert first.endswith("questions about other images, exact_match: unpruned 0.0%")
+    assert second.startswith("caution: the unpruned model got every answer wrong")
+    assert not any("%" in line or "divergence" in line for line in rest)
+
+
+def test_what_the_data_has_is_compared_with_what_was_asked_of_each_part(
+    world: World, searched: Path
+) -> None:
+    """It is read once, for both parts, and then split by image."""
+    parts = json.loads(run(*own(world, searched, "--samples", "2", "--json")).stdout)
+    assert parts["questions"] == 6  # 8 of the 12 rows were enough
+    assert parts["calibration"]["note"] == parts["data"]["note"] == ""
+    more = run(*own(world, searched, "--questions", "10"))
+    assert "questions: 8 instead of 10 samples: the data has no more" in more.stdout.splitlines()
+    assert "calibration samples: " not in more.stdout
 
 
 def test_calibration_samples_of_their_own(world: World, searched: Path, tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def test_what_the_command_line_would_note_is_logged(
     assert all(record.levelname == "WARNING" for record in caplog.records)
     assert caplog.messages == [
         "separators are fixed at drop: the model has none",
-        "7 of the 60 samples asked for: the data has no more",
-        "held-out samples: 5 of the 7 samples asked for: the data has no more",
+        "7 instead of 60 samples: the data has no more",
+        "held-out samples: 5 instead of 7 samples: the data has no more",
         unbeaten("attention-once"),
     ]
     assert f"study 'mine' in {journal}: 1 trial (1 complete), retain 0.5" in repr(result)

@@ -58,7 +58,7 @@ def test_rows_added_later_do_not_reorder() -> None:
 def test_fewer_than_asked_takes_all_and_says_so() -> None:
     loaded = choose(table(), num_samples=50)
     assert len(loaded) == NUM
-    assert loaded.note == "12 of the 50 samples asked for: the data has no more"
+    assert loaded.note == "12 instead of 50 samples: the data has no more"
     assert choose(table(), num_samples=NUM).note == ""
 
 
@@ -208,7 +208,7 @@ def test_a_broken_line_costs_its_row_only(tmp_path: Path) -> None:
     assert loaded.skipped == 2
     assert "2 rows that cannot be read skipped: " in loaded.note
     assert "data.jsonl line " in loaded.note
-    left = f"{len(loaded)} of the 256 samples asked for: the data has no others that can be used"
+    left = f"{len(loaded)} instead of 256 samples: the data has no others that can be used"
     assert loaded.note.endswith(left)
 
 

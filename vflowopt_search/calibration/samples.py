@@ -110,7 +110,7 @@ class CalibrationSet:
         skipped: how many rows and samples were left out.
         left_out: which, and why, in words.
         refused: how many of those were chosen first, and then not taken by the model's processor.
-        asked: how many samples were asked for; 0 where nobody asked for a number.
+        asked: how many samples were to be chosen; 0 where nobody says how many.
         halved: how many can be used, where these are half of all that can; 0 where they are not.
     """
 
@@ -147,7 +147,7 @@ class CalibrationSet:
         if found >= self.asked:
             return ""
         rest = "no others that can be used" if self.skipped > self.refused else "no more"
-        return f"{found} of the {self.asked} samples asked for: the data has {rest}"
+        return f"{found} instead of {self.asked:,} samples: the data has {rest}"
 
 
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:

@@ -138,14 +138,22 @@ def read_candidates(named: Sequence[str]) -> Candidates:
         path = Path(one)
         strategy = find_strategy(path)
         files[name := _free(strategy.name, files)] = strategy
-        if (images := _seen_by(strategy, path)) is not None:
+        if (images := seen_by(strategy, path)) is not None:
             seen[name] = images
         run = run or _run_of(path)
     return Candidates(files, tuple(dict.fromkeys(baselines)), run, seen)
 
 
-def _seen_by(strategy: Strategy, path: Path) -> SeenImages | None:
-    """What lies beside the strategy, if it is of the search that found it."""
+def seen_by(strategy: Strategy, path: Path) -> SeenImages | None:
+    """The images that the search saw, as a list beside its strategy tells, if it is of this one.
+
+    Args:
+        strategy: what it found.
+        path: the strategy's file, or its folder.
+
+    Raises:
+        CalibrationError: the list cannot be read.
+    """
     file = (path if path.is_dir() else path.parent) / run_folder.SEEN_IMAGES
     calibration = strategy.provenance.calibration if strategy.provenance else None
     if calibration is None or not file.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options
@@ -25,9 +26,10 @@ from vflowopt_search.cli.validation_inputs import (
     read_trials,
     samples_apart,
     searched_space,
+    seen_by_search,
     validation_objective,
 )
-from vflowopt_search.cli.validation_table import caution, correlations, picks, sentence
+from vflowopt_search.cli.validation_table import parts
 from vflowopt_search.model_source import SHIPPED, ModelSource
 
 if TYPE_CHECKING:
@@ -67,16 +69,6 @@ Output = Annotated[
     Path | None,
     typer.Option(help="Folder. Default: RUN.", rich_help_panel="Where results go"),
 ]
-
-
-CORRELATIONS = (
-    "Rank correlation of divergence (sign turned) and accuracy over the strategies, 1 being the "
-    "same order; below it its 95 % interval (other strategies, samples and questions drawn)"
-)
-PICKS = (
-    "Accuracy of the strategy that each would pick, over that of the best of them (mean over draws "
-    "of samples)"
-)
 
 
 def validate(
@@ -167,16 +159,9 @@ def _run(job: ValidationJob, tried: list[Tried], *, as_json: bool) -> None:
         print_json(content)
         return
     console = stdout()
-    for note in dict.fromkeys(filter(None, (about[k]["note"] for k in ("calibration", "data")))):
-        console.print(note, soft_wrap=True, markup=False)
-    console.print(sentence(validation), soft_wrap=True, markup=False)
-    console.print(f"\n{CORRELATIONS}\n", soft_wrap=True)
-    console.print(correlations(validation))
-    console.print(f"\n{PICKS}\n", soft_wrap=True)
-    console.print(picks(validation))
-    if warning := caution(validation):
-        console.print(f"\n[yellow]{warning}[/yellow]", soft_wrap=True)
-    console.print(f"\nvalidation {path}", soft_wrap=True)
+    for part in parts(validation, about):
+        console.print(part, soft_wrap=isinstance(part, Text))
+    console.print(f"\nvalidation {path}", soft_wrap=True, markup=False)
 
 
 def validated(
@@ -239,7 +224,11 @@ def _about(
         "study": str(job.run),
         "space": job.space,
         "calibration": _told(calibration),
-        "data": {**_told(asked), "instruction": job.data.instruction},
+        "data": {
+            **_told(asked),
+            "instruction": job.data.instruction,
+            **seen_by_search(job.run, asked.samples),
+        },
         "versions": versions(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from vflowopt_search.model_source import SHIPPED, ModelSource
 from vflowopt_search.strategy import Strategy
 
 if TYPE_CHECKING:
-    from vflowopt_search.calibration.samples import CalibrationSet
+    from vflowopt_search.calibration.samples import CalibrationSet, Sample
     from vflowopt_search.cli.progress import Display
     from vflowopt_search.evaluate.spread import Chosen, Tried
     from vflowopt_search.objective import Objective
@@ -112,7 +113,11 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
     labelled = labelled_samples(job.data)
     if job.calibration is None:
         mine, questions = apart(labelled.samples, job.samples)
-        calibration = replace(labelled, samples=mine, sha256=fingerprint(mine))
+        # what was left out of both is told of the questions
+        labelled = replace(labelled, refused=0)
+        calibration = replace(
+            labelled, samples=mine, sha256=fingerprint(mine), asked=job.samples, left_out=""
+        )
     else:
         if job.calibration == SHIPPED:
             from vflowopt_search.testbed.data import calibration_dataset
@@ -128,7 +133,33 @@ def samples_apart(job: ValidationJob) -> tuple[CalibrationSet, CalibrationSet]:
             f"{len(calibration)} calibration samples; ask for fewer with --samples"
         )
     asked = questions[: job.questions]
-    return calibration, replace(labelled, samples=asked, sha256=fingerprint(asked))
+    return calibration, replace(
+        labelled, samples=asked, sha256=fingerprint(asked), asked=job.questions
+    )
+
+
+def seen_by_search(run: Path, questions: Sequence[Sample]) -> dict[str, Any]:
+    """How many questions show images that the search saw, and what to say then.
+
+    Returns:
+        `searched_on`, None where it is not known, and `caution`, empty where there is none.
+
+    Raises:
+        VFlowOptError: the folder's strategy, or its list of images, cannot be read.
+    """
+    from vflowopt_search.calibration.seen_images import fingerprints
+    from vflowopt_search.cli.candidates import seen_by
+
+    file = run / run_folder.STRATEGY
+    seen = seen_by(Strategy.load(file), run) if file.is_file() else None
+    if seen is None:
+        return {"searched_on": None, "caution": ""}
+    count = seen.count([fingerprints(question) for question in questions])
+    caution = (
+        f"{count} of these {len(questions)} questions show{'s' if count == 1 else ''} images that "
+        "the search saw: the accuracy of its trials there may flatter them"
+    )
+    return {"searched_on": count, "caution": caution * bool(count)}
 
 
 def _own(source: str, job: ValidationJob) -> CalibrationSet:

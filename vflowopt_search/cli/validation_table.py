@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from vflowopt_search.cli.console import interval, table
 
@@ -17,19 +18,53 @@ ENOUGH_STRATEGIES, ENOUGH_SAMPLES, ENOUGH_QUESTIONS = 20, 16, 100
 """With fewer, an interval of a rank correlation says next to nothing."""
 
 
+CORRELATIONS = (
+    "Rank correlation of divergence (sign turned) and accuracy over the strategies, 1 being the "
+    "same order; below it its 95 % interval (other strategies, samples and questions drawn)"
+)
+PICKS = (
+    "Accuracy of the strategy that each would pick, over that of the best of them (mean over draws "
+    "of samples)"
+)
+
+
+def parts(validation: Validation, about: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """All that is printed of a validation, in order; no table where there is nothing to predict.
+
+    Args:
+        validation: the figures.
+        about: on what they were measured, as `validation.json` says it.
+    """
+    for name, words in (("calibration", "calibration samples"), ("data", "questions")):
+        if note := about[name]["note"]:
+            yield Text(f"{words}: {note}")
+    yield Text(sentence(validation))
+    for warning in filter(None, (caution(validation), about["data"]["caution"])):
+        yield Text(warning, style="yellow")
+    if validation.predictions:
+        yield Text(f"\n{CORRELATIONS}\n")
+        yield correlations(validation)
+        yield Text(f"\n{PICKS}\n")
+        yield picks(validation)
+
+
 def sentence(validation: Validation) -> str:
     """What was measured, for people."""
     origins = [point.origin for point in validation.points]
     told = {"along": "along the study's divergences", "random": "of its trials at random"}
     told |= {"fresh": "drawn fresh from the space"}
     parts = [f"{origins.count(o)} {words}" for o, words in told.items() if o in origins]
-    shares = sorted(point.kept or 0.0 for point in validation.points)
-    middle = shares[len(shares) // 2]
+    shares = sorted(point.kept for point in validation.points if point.kept is not None)
+    kept = (
+        f", of which the strategies keep {shares[0]:.1%} / {shares[len(shares) // 2]:.1%} / "
+        f"{shares[-1]:.1%} (worst / median / best)"
+        if shares
+        else ""
+    )
     return (
         f"{len(origins)} strategies ({', '.join(parts)}); {validation.calibration_samples} "
         f"calibration samples; {validation.questions} questions about other images, "
-        f"{validation.metric}: unpruned {validation.unpruned:.1%}, of which the strategies keep "
-        f"{shares[0]:.1%} / {middle:.1%} / {shares[-1]:.1%} (worst / median / best)"
+        f"{validation.metric}: unpruned {validation.unpruned:.1%}{kept}"
     )
 
 
@@ -49,6 +84,11 @@ def caution(validation: Validation) -> str:
         return (
             "caution: the unpruned model got every answer wrong, so that there is no accuracy to "
             "predict; try another --metric or an --instruction"
+        )
+    if not validation.predictions:
+        return (
+            "caution: all strategies got as many answers right, so that there is no order to "
+            "predict; ask for more with --strategies or --questions"
         )
     few = [
         (len(validation.points), ENOUGH_STRATEGIES, "strategies"),

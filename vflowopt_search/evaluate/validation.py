@@ -57,7 +57,8 @@ class Validation:
         questions: on which accuracy was measured, about other images.
         unpruned: accuracy of the unpruned model.
         points: the strategies.
-        predictions: each divergence at each number of calibration samples.
+        predictions: each divergence at each number of calibration samples; empty where there is
+            nothing to predict, for the unpruned model is never right or no strategy beats another.
         seed: of all draws.
         refusals: number of a question to why the processor did not take it; the file has their ids.
     """
@@ -124,6 +125,8 @@ def validate(
     tables = {m: np.array([[row[m] for row in rows] for rows in measured]) for m in EVERY_METRIC}
     scores_KN = np.array([scores[one.name] for one in chosen])
     clusters = image_clusters(given.samples)
+    told = whole > 0 and len({accuracy[one.name] for one in chosen}) > 1
+    found = predictions(tables, scores_KN, clusters, against=DEFAULT, seed=seed) if told else []
     return Validation(
         metric=metric,
         calibration_samples=len(calibration),
@@ -133,7 +136,7 @@ def validate(
             _point(one, rows, accuracy[one.name], whole)
             for one, rows in zip(chosen, measured, strict=True)
         ),
-        predictions=tuple(predictions(tables, scores_KN, clusters, against=DEFAULT, seed=seed)),
+        predictions=tuple(found),
         seed=seed,
         refusals=given.refusals,
     )
