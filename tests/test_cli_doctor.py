@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.command import World, make_world, run
+from tests.families import tiny
 from tests.families.saving import save_family
 from vflowopt_search import run_folder
+from vflowopt_search.adapters.loading import require_kin
 from vflowopt_search.adapters.registry import families
 from vflowopt_search.cli import doctor
 from vflowopt_search.pruning.single import PruningEngine
@@ -92,6 +94,43 @@ def test_doctor_of_a_configuration_alone(world: World) -> None:
     for more in ([], ["--dtype", "bfloat16"]):
         result = run("doctor", "--random-init", world.model / "config.json", "--json", *more)
         assert json.loads(result.stdout)["passed"]
+
+
+def test_random_weights_without_a_processor_are_told_how_to_name_one(
+    world: World, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(tiny("qwen2_vl").config().to_json_string())
+    absent = (
+        f"there is no processor beside {config}; name as MODEL a checkpoint of type qwen2_vl, "
+        "whose processor is then used"
+    )
+    alone = run("doctor", "--random-init", config)
+    assert alone.exit_code == 1
+    needed = "a qwen2_vl model cannot be checked without its processor"
+    assert alone.stderr == f"error: {needed}, and {absent}\n"
+    searched = run("search", "--random-init", config, "--calibration", world.samples)
+    assert searched.exit_code == 1
+    assert absent in searched.stderr and "huggingface.co" not in searched.stderr
+
+
+def test_random_weights_refuse_the_processor_of_another_family(
+    world: World, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(tiny("qwen2_vl").config().to_json_string())
+    for model in ("testbed", str(world.model)):
+        result = run("doctor", model, "--random-init", config)
+        assert result.exit_code == 1
+        kind = "llava_onevision" if model == "testbed" else "llava"
+        assert result.stderr == (
+            f"error: {config} is of type qwen2_vl, but {model} is of type {kind}, whose processor "
+            "makes other inputs; name a checkpoint of type qwen2_vl\n"
+        )
+    relative = tmp_path / "relative"
+    relative.mkdir()
+    tiny("qwen2_5_vl").config().save_pretrained(relative)
+    require_kin(config, relative)
 
 
 def test_doctor_fails_where_pruning_is_wrong(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,9 @@ from transformers import (
 
 from vflowopt_search.adapters.hub import Source, find_checkpoint, hub_errors
 from vflowopt_search.adapters.processors import (
+    NAMING_FILES,
     processor_class_of,
+    share_processor,
     without_video,
 )
 from vflowopt_search.errors import ModelError, first_line
@@ -89,19 +91,47 @@ def random_init(
     when the model does not fit in the device's memory.
     """
     place, precision = parse_device(device), _parse_dtype(dtype)
-    path = Path(config_json).expanduser()
-    if not path.exists():
-        raise ModelError(f"{path} does not exist; give a model's config.json or its folder")
-    with _named(Source(str(path), local_only=True, is_folder=path.is_dir())):
-        config = AutoConfig.from_pretrained(str(path))
-    _require_image_text(config, str(path))
+    config, path = _config_of(config_json), str(config_json)
     if precision == "auto":
         precision = config.dtype or torch.float32
-    with fitting(_too_large(str(path), place)):
+    with fitting(_too_large(path, place)):
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
             torch.manual_seed(seed)
             model = _AutoModel.from_config(config, dtype=precision)
         return _ready(model, place)
+
+
+def require_kin(
+    config_json: str | Path,
+    name_or_path: str | Path,
+    *,
+    called: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse a checkpoint, which may be `called` otherwise, with a processor for other models.
+
+    Raises `ModelError` also when one of them cannot be read.
+    """
+    ours, source = _config_of(config_json).model_type, find_checkpoint(name_or_path)
+    with _named(source):
+        options = _options(source, trust_remote_code)
+        theirs = AutoConfig.from_pretrained(source.name, **options).model_type
+    if not share_processor(ours, theirs):
+        raise ModelError(
+            f"{config_json} is of type {ours}, but {called or name_or_path} is of type {theirs}, "
+            f"whose processor makes other inputs; name a checkpoint of type {ours}"
+        )
+
+
+def require_processor_beside(config_json: str | Path) -> None:
+    """Raise `ModelError` where the folder of a configuration names no processor."""
+    path = Path(config_json).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if not any((folder / file).is_file() for file in NAMING_FILES):
+        raise ModelError(
+            f"there is no processor beside {config_json}; name as MODEL a checkpoint of type "
+            f"{_config_of(path).model_type}, whose processor is then used"
+        )
 
 
 def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
@@ -122,6 +152,17 @@ def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
         mean=tuple(value / factor for value in _per_channel(mean)),
         std=tuple(value / factor for value in _per_channel(std)),
     )
+
+
+def _config_of(config_json: str | Path) -> PreTrainedConfig:
+    """An image-text configuration, from its file or its folder."""
+    path = Path(config_json).expanduser()
+    if not path.exists():
+        raise ModelError(f"{path} does not exist; give a model's config.json or its folder")
+    with _named(Source(str(path), local_only=True, is_folder=path.is_dir())):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(path))
+    _require_image_text(config, str(path))
+    return config
 
 
 def _whole_processor(source: Source, options: dict[str, Any]) -> ProcessorMixin:

@@ -14,7 +14,7 @@ import typer
 from vflowopt_search import __version__
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
 from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, RandomInit, TrustRemoteCode
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import ModelError, ProcessorNeededError
 from vflowopt_search.model_source import ModelSource, load_model, load_processor
 
 if TYPE_CHECKING:
@@ -76,13 +76,19 @@ def examined(source: ModelSource) -> tuple[Report, str]:
     """
     from vflowopt_search.selfcheck.check import check_model
 
-    model, note = load_model(source), ""
+    model, absent = load_model(source), ""
     processor: Any = None
     try:
         processor = load_processor(source)
     except ModelError as error:
-        note = f"no processor: {error}"
-    return check_model(model, processor), note
+        absent = str(error)
+    try:
+        return check_model(model, processor), f"no processor: {absent}" if absent else ""
+    except ProcessorNeededError as error:
+        raise ModelError(
+            f"a {model.config.model_type} model cannot be checked without its processor, and "
+            f"{absent}"
+        ) from error
 
 
 def _print_report(name: str, report: Report, note: str) -> None:
