@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -30,6 +32,14 @@ class Command(TyperCommand):
             if isinstance(error.__cause__, ValidationError):  # typer repeats pydantic's sentence
                 error.message = sentence(error.__cause__)
             raise
+
+
+def paragraphs(command: Callable[..., None]) -> str:
+    r"""What the docstring says, each paragraph on one line: the terminal's width breaks it.
+
+    A line that ends with a backslash is one of a shell, and stays.
+    """
+    return re.sub(r"(?<![\\\n])\n(?!\n)", " ", inspect.getdoc(command) or "")
 
 
 def refuse_empty(args: list[str], valued: frozenset[str], ctx: Any = None) -> None:
