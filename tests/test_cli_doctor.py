@@ -75,11 +75,24 @@ def test_doctor_passes_a_checkpoint_of_an_ordinary_folder(name: str, tmp_path: P
 
 
 def test_doctor_prints_a_table(world: World) -> None:
-    lines = run("doctor", world.model).stdout.splitlines()
-    assert "llava, served by LlavaAdapter, asked with a noise image through Llava" in lines[0]
-    assert lines[1].split() == ["check", "figure", "limit", "ok"]
-    assert len(lines) > 10
-    assert all(line.split()[-1] == "yes" for line in lines[2:])
+    heading, asked, columns, *rows, verdict = run("doctor", world.model).stdout.splitlines()
+    assert heading == f"{world.model} (llava) on cpu, float32"
+    assert asked == "served by LlavaAdapter, asked with a noise image through LlavaProcessor"
+    assert columns.split() == ["check", "figure", "limit", "ok"]
+    assert len(rows) > 8
+    assert all(line.split()[-1] == "yes" for line in rows)
+    assert verdict == f"this model is pruned correctly here: all {len(rows)} checks passed"
+    told = json.loads(run("doctor", world.model, "--dtype", "bfloat16", "--json").stdout)
+    assert (told["device"], told["dtype"]) == ("cpu", "bfloat16")
+    names = [check["check"] for check in told["checks"]]
+    assert "everything kept = unpruned, logits" in names
+    assert "nothing masked = unpruned, logits" in names
+    assert not [name for name in names if "forbidden" in name]
+
+
+def test_doctor_tells_how_the_bundled_model_is_named() -> None:
+    (found,) = (one for one in doctor._shipped() if one.what == "bundled model")
+    assert found.note == "called `testbed`, as in `vflowopt-search search testbed`"
 
 
 def test_doctor_without_a_processor_says_so(tmp_path: Path) -> None:
@@ -141,6 +154,10 @@ def test_doctor_fails_where_pruning_is_wrong(world: World, monkeypatch: pytest.M
         :1
     ]
     assert removal.split()[-1] == "NO"
+    failed = sum(line.split()[-1:] == ["NO"] for line in result.stdout.splitlines())
+    verdict = result.stdout.splitlines()[-1]
+    assert verdict.startswith(f"this model would be pruned wrongly here: {failed} of ")
+    assert verdict.endswith(" checks failed; try another version of transformers")
 
 
 def test_doctor_of_a_model_that_is_not_there(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vflowopt_search.selfcheck.report import Report
 
 PACKAGE = "vflowopt-search"
+_TESTBED = "called `testbed`, as in `vflowopt-search search testbed`"
 _OPTIONAL = {
     "torchvision": "faster image processors, and video; images work without it",
     "av": "video files; pip installs it with the extra `video`",
@@ -93,7 +94,9 @@ def examined(source: ModelSource) -> tuple[Report, str]:
 
 def _print_report(name: str, report: Report, note: str) -> None:
     console = stdout()
-    about = f"{name}: {report.model_type}, served by {report.adapter}, asked with {report.inputs}"
+    heading = f"{name} ({report.model_type}) on {report.device}, {report.dtype}"
+    console.print(heading, soft_wrap=True, markup=False)
+    about = f"served by {report.adapter}, asked with {report.inputs}"
     console.print(about, soft_wrap=True)
     if note:
         console.print(note, soft_wrap=True)
@@ -102,6 +105,18 @@ def _print_report(name: str, report: Report, note: str) -> None:
         for check in report.checks
     ]
     console.print(table(("check", "figure", "limit", "ok"), rows))
+    console.print(_verdict(report), soft_wrap=True)
+
+
+def _verdict(report: Report) -> str:
+    total = len(report.checks)
+    if report.passed:
+        return f"this model is pruned correctly here: all {total} checks passed"
+    failed = sum(not check.passed for check in report.checks)
+    return (
+        f"this model would be pruned wrongly here: {failed} of {total} checks failed; try another "
+        f"version of transformers"
+    )
 
 
 def _diagnose_machine(as_json: bool) -> None:
@@ -174,7 +189,7 @@ def _shipped() -> list[Finding]:
     findings = []
     try:
         check_weights(WEIGHTS_FOLDER)
-        findings.append(Finding("bundled model", "intact", True, "--model testbed"))
+        findings.append(Finding("bundled model", "intact", True, _TESTBED))
     except VFlowOptError as error:
         findings.append(Finding("bundled model", "damaged", False, str(error)))
     try:
