@@ -167,6 +167,15 @@ class CalibrationSet:
         return f"{found} of the {self.asked} samples asked for: the data has {rest}"
 
 
+def require_set(given: object, name: str) -> None:
+    """Raise `CalibrationError`, which calls the argument by its name, for anything but a set."""
+    if not isinstance(given, CalibrationSet):
+        raise CalibrationError(
+            f"{name} is a {type(given).__name__} but must be a CalibrationSet; make one with "
+            "from_dataset or load_calibration of vflowopt_search.calibration"
+        )
+
+
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:
     """One question, all images and then all videos before its words."""
     return (Turn("user", (Mark.IMAGE,) * num_images + (Mark.VIDEO,) * num_videos + (prompt,)),)
