@@ -88,6 +88,19 @@ def share(value: float | None) -> float | None:
     return value
 
 
+def searched_share(value: float | None) -> float | None:
+    """A share that leaves something to search for: above 0 and below 1.
+
+    Raises:
+        typer.BadParameter: any other number.
+    """
+    if value == 1:
+        raise typer.BadParameter(
+            "1 keeps everything: nothing to search; give a share below 1, as 0.10 for a tenth"
+        )
+    return share(value)
+
+
 def above_zero(value: float | None) -> float | None:
     """A finite number above 0.
 
