@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,17 @@ COMMANDS += ["models", "spaces", "doctor", "push", "pull"]
 
 def test_version() -> None:
     assert run("--version").stdout == f"vflowopt-search {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_wraps_by_paragraph(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(*command, "--help").stdout.partition("╭")[0]
+    paragraphs = [part.strip().splitlines() for part in re.split(r"\n\s*\n", text)]
+    for lines in paragraphs:
+        for line, following in pairwise(map(str.rstrip, lines)):
+            has_room = len(line) + len(" " + following.split()[0]) < 78
+            assert line.endswith("\\") or not has_room, lines
 
 
 def test_help_names_every_command() -> None:

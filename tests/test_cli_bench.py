@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import World, make_world, run
 from tests.tiny import tiny_config
-from vflowopt_search import testbed
+from vflowopt_search import run_folder, testbed
 from vflowopt_search.benchmark.records import Benchmark
 from vflowopt_search.benchmark.rows import Rows
 from vflowopt_search.checkout import commit
@@ -104,6 +104,24 @@ def test_a_folder_stands_for_the_strategy_in_it(world: World, tmp_path: Path) ->
     strategy.save(tmp_path / "strategy.json")
     result = run("bench", tmp_path, "--model", world.model, *QUICK, "--json")
     assert json.loads(result.stdout)["strategy"] == "half"
+
+
+def test_a_run_keeps_its_benchmark_for_the_report(world: World, tmp_path: Path) -> None:
+    strategy, file = tmp_path / run_folder.STRATEGY, tmp_path / run_folder.BENCHMARK
+    Strategy.load(half(world)).save(strategy)
+    quick: list[str | Path] = ["--model", world.model, *QUICK, "--resolution", "28x28"]
+    assert not run("bench", strategy, *quick).stdout.endswith(f"{run_folder.BENCHMARK}\n")
+    assert not file.exists()  # a file beside no study
+    told = run("bench", tmp_path, *quick).stdout
+    assert told.endswith(f"\nbenchmark {file}\n")
+    assert Benchmark.load(file).strategy == "half"
+    file.unlink()
+    (tmp_path / run_folder.JOURNAL).touch()
+    assert file.name in run("bench", strategy, *quick).stdout and file.exists()
+    file.unlink()
+    elsewhere = tmp_path / "other.json"
+    assert str(elsewhere) in run("bench", tmp_path, *quick, "--output", elsewhere).stdout
+    assert elsewhere.exists() and not file.exists()
 
 
 def test_what_was_measured_before_ctrl_c_is_printed_and_kept(

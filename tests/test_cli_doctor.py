@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.command import World, make_world, run
+from tests.families import tiny
 from tests.families.saving import save_family
 from vflowopt_search import run_folder
+from vflowopt_search.adapters.loading import require_kin
 from vflowopt_search.adapters.registry import families
 from vflowopt_search.cli import doctor
 from vflowopt_search.pruning.single import PruningEngine
@@ -73,11 +75,24 @@ def test_doctor_passes_a_checkpoint_of_an_ordinary_folder(name: str, tmp_path: P
 
 
 def test_doctor_prints_a_table(world: World) -> None:
-    lines = run("doctor", world.model).stdout.splitlines()
-    assert "llava, served by LlavaAdapter, asked with a noise image through Llava" in lines[0]
-    assert lines[1].split() == ["check", "figure", "limit", "ok"]
-    assert len(lines) > 10
-    assert all(line.split()[-1] == "yes" for line in lines[2:])
+    heading, asked, columns, *rows, verdict = run("doctor", world.model).stdout.splitlines()
+    assert heading == f"{world.model} (llava) on cpu, float32"
+    assert asked == "served by LlavaAdapter, asked with a noise image through LlavaProcessor"
+    assert columns.split() == ["check", "figure", "limit", "ok"]
+    assert len(rows) > 8
+    assert all(line.split()[-1] == "yes" for line in rows)
+    assert verdict == f"this model is pruned correctly here: all {len(rows)} checks passed"
+    told = json.loads(run("doctor", world.model, "--dtype", "bfloat16", "--json").stdout)
+    assert (told["device"], told["dtype"]) == ("cpu", "bfloat16")
+    names = [check["check"] for check in told["checks"]]
+    assert "everything kept = unpruned, logits" in names
+    assert "nothing masked = unpruned, logits" in names
+    assert not [name for name in names if "forbidden" in name]
+
+
+def test_doctor_tells_how_the_bundled_model_is_named() -> None:
+    (found,) = (one for one in doctor._shipped() if one.what == "bundled model")
+    assert found.note == "called `testbed`, as in `vflowopt-search search testbed`"
 
 
 def test_doctor_without_a_processor_says_so(tmp_path: Path) -> None:
@@ -94,6 +109,43 @@ def test_doctor_of_a_configuration_alone(world: World) -> None:
         assert json.loads(result.stdout)["passed"]
 
 
+def test_random_weights_without_a_processor_are_told_how_to_name_one(
+    world: World, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(tiny("qwen2_vl").config().to_json_string())
+    absent = (
+        f"there is no processor beside {config}; name as MODEL a checkpoint of type qwen2_vl, "
+        "whose processor is then used"
+    )
+    alone = run("doctor", "--random-init", config)
+    assert alone.exit_code == 1
+    needed = "a qwen2_vl model cannot be checked without its processor"
+    assert alone.stderr == f"error: {needed}, and {absent}\n"
+    searched = run("search", "--random-init", config, "--calibration", world.samples)
+    assert searched.exit_code == 1
+    assert absent in searched.stderr and "huggingface.co" not in searched.stderr
+
+
+def test_random_weights_refuse_the_processor_of_another_family(
+    world: World, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(tiny("qwen2_vl").config().to_json_string())
+    for model in ("testbed", str(world.model)):
+        result = run("doctor", model, "--random-init", config)
+        assert result.exit_code == 1
+        kind = "llava_onevision" if model == "testbed" else "llava"
+        assert result.stderr == (
+            f"error: {config} is of type qwen2_vl, but {model} is of type {kind}, whose processor "
+            "makes other inputs; name a checkpoint of type qwen2_vl\n"
+        )
+    relative = tmp_path / "relative"
+    relative.mkdir()
+    tiny("qwen2_5_vl").config().save_pretrained(relative)
+    require_kin(config, relative)
+
+
 def test_doctor_fails_where_pruning_is_wrong(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     break_the_engine(monkeypatch)
     result = run("doctor", world.model)
@@ -102,6 +154,10 @@ def test_doctor_fails_where_pruning_is_wrong(world: World, monkeypatch: pytest.M
         :1
     ]
     assert removal.split()[-1] == "NO"
+    failed = sum(line.split()[-1:] == ["NO"] for line in result.stdout.splitlines())
+    verdict = result.stdout.splitlines()[-1]
+    assert verdict.startswith(f"this model would be pruned wrongly here: {failed} of ")
+    assert verdict.endswith(" checks failed; try another version of transformers")
 
 
 def test_doctor_of_a_model_that_is_not_there(tmp_path: Path) -> None:

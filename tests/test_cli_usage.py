@@ -122,6 +122,10 @@ def test_a_wrong_value_is_told_with_its_rule_and_the_way_out(
     [
         (["search", "--retain", "2"], "--retain': 2 is no share of the visual tokens; give a numb"),
         (["search", "--retain", "0"], "--retain': 0 is no share of the visual tokens"),
+        (
+            ["search", "--retain", "1"],
+            "--retain': 1 keeps everything: nothing to search; give a sh",
+        ),
         (["search", "--retain", "nan"], "--retain': nan is no share"),
         (["evaluate", "baseline:random", "--retain", "1.5"], "--retain': 1.5 is no share"),
         (["search", "--metric", "Flow"], "'Flow' is not one of 'last_token_cosine', 'flow', 'kl'"),

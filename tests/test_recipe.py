@@ -53,6 +53,13 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, changes: dict[str, Any], sent
     assert str(refused.value).startswith(f"{file}: ")
 
 
+def test_a_recipe_needs_no_description(tmp_path: Path) -> None:
+    content = yaml.safe_load((studies_folder() / "quickstart.yaml").read_text())
+    del content["description"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert StudyRecipe.load(tmp_path / "mine.yaml").trials == 400
+
+
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(SearchSpaceError, match=r"'slow' is neither a shipped name \(quickstart"):
         StudyRecipe.load("slow")

@@ -17,7 +17,7 @@ from vflowopt_search import Strategy, pruned, rescoring, search
 from vflowopt_search import objective as objective_module
 from vflowopt_search.calibration.encoding import encode
 from vflowopt_search.calibration.samples import fingerprint
-from vflowopt_search.errors import StudyError
+from vflowopt_search.errors import CalibrationError, StudyError
 from vflowopt_search.objective import build_objective
 from vflowopt_search.outcome import TrialReport
 from vflowopt_search.textbook import unbeaten
@@ -46,6 +46,20 @@ def test_a_search_finds_a_strategy_that_deploys(family: str, tmp_path: Path) -> 
     assert strategy.provenance.calibration.sha256 == small_set().sha256
     with pruned(model, strategy):
         assert model(**inputs, logits_to_keep=1).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("given", [[1, 2], [{"image": "a.png", "question": "?"}], "data.jsonl"])
+def test_samples_that_are_no_calibration_set_are_told_how_to_become_one(given: Any) -> None:
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    kind = type(given).__name__
+    sentence = (
+        rf"^calibration is a {kind} but must be a CalibrationSet; make one with from_dataset or "
+        r"load_calibration of vflowopt_search\.calibration$"
+    )
+    with pytest.raises(CalibrationError, match=sentence):
+        search(model, processor, given)
+    with pytest.raises(CalibrationError, match=f"held_out is a {kind} but must be"):
+        search(model, processor, small_set(), held_out=given)
 
 
 def test_a_search_is_resumed_with_the_same_samples_only(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_passes_through_the_processor(name: str) -> None:
     assert [c for c in report.checks if not c.passed] == []
     assert "a noise image through" in report.inputs
     names = " ".join(c.name for c in report.checks)
-    assert all(word in names for word in ("removed = forbidden", "eager map", "two prompts"))
+    assert all(word in names for word in ("removed = masked", "eager map", "two prompts"))
 
 
 @pytest.mark.parametrize("name", ["llama4", "llava"])
@@ -65,7 +65,7 @@ def test_passes_on_a_ragged_batch_that_is_given(name: str) -> None:
 def test_half_precision_is_compared_with_its_own_noise(dtype: torch.dtype) -> None:
     report = check_model(tiny("llava").model(dtype=dtype), processor_of("llava"))
     assert [c for c in report.checks if not c.passed] == []
-    removal = [c for c in report.checks if "removed = forbidden" in c.name]
+    removal = [c for c in report.checks if "removed = masked" in c.name]
     assert all(5e-5 < c.limit <= 20 * torch.finfo(dtype).eps for c in removal)
 
 
@@ -173,9 +173,9 @@ def _rows_mixed(patch: pytest.MonkeyPatch) -> None:
 
 
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "all kept: logits": _touches_what_is_kept,
-    "before the decoder, received_attention: removed = forbidden, logits": _positions_off,
-    "inside the decoder, text_attention: removed = forbidden, logits": _mask_off,
+    "everything kept = unpruned, logits": _touches_what_is_kept,
+    "before the decoder, received_attention: removed = masked, logits": _positions_off,
+    "inside the decoder, text_attention: removed = masked, logits": _mask_off,
     "before the decoder, received_attention: cached tokens not planned": _keeps_one_more,
     "before the decoder, received_attention: scores not finite": _infinite_scores,
     "received attention = eager map": _other_attention,
@@ -221,7 +221,10 @@ def test_a_little_noise_of_batches_is_allowed_for() -> None:
 def test_nan_is_never_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     _spoil_embeddings(monkeypatch, math.nan)
     report = check_model(tiny("llava").model(), processor_of("llava"))
-    with pytest.raises(UnsupportedError, match="'all kept: logits': nan, where at most 0 is right"):
+    with pytest.raises(
+        UnsupportedError,
+        match="'everything kept = unpruned, logits': nan, where at most 0 is right",
+    ):
         report.require()
     text = json.dumps(report.to_plain(), allow_nan=False)
     assert json.loads(text)["checks"][1]["figure"] is None
@@ -260,7 +263,7 @@ def test_a_breakdown_is_told_in_one_sentence(
         raise KeyError("layer_types")
 
     monkeypatch.setattr(check, "masked_logits", broken)
-    sentence = r"breaks down after 'all kept: answers that differ' \(KeyError: 'layer_types'\)"
+    sentence = r"'everything kept = unpruned, answers that differ' \(KeyError: 'layer_types'\)"
     caplog.set_level(logging.DEBUG, "vflowopt_search")
     with pytest.raises(UnsupportedError, match=sentence):
         check_model(tiny("llava").model())
@@ -272,7 +275,9 @@ def test_the_noise_image_is_always_the_same() -> None:
 
 
 def test_a_report_in_plain_values() -> None:
-    report = Report("toy", "ToyAdapter", "noise", (Check("one", 0.5, 1), Check("two", 2, 1)))
+    report = Report(
+        "toy", "ToyAdapter", "noise", "cpu", "float32", (Check("one", 0.5, 1), Check("two", 2, 1))
+    )
     plain = report.to_plain()
     assert not plain["passed"]
     assert [c["passed"] for c in plain["checks"]] == [True, False]

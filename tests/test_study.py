@@ -249,6 +249,10 @@ def test_a_foreign_study_is_refused() -> None:
     [
         ({"retain": 0.0}, "retain is 0.0 but must be in "),
         ({"retain": 1.5}, "retain is 1.5 but must be in "),
+        (
+            {"retain": 1.0},
+            "retain is 1, which keeps everything, so that there is nothing to search",
+        ),
         ({"trials": 0}, "trials is 0 but must be at least 1"),
         ({"seed": -1}, "seed is -1 but must not be negative"),
     ],

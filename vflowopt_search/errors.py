@@ -6,6 +6,7 @@ VFlowOptError
 ├── SearchSpaceError    a search-space or study-recipe file is wrong
 ├── ModelError          a model cannot be loaded, or is not one that can be pruned
 │   ├── UnsupportedError    the model is known, but not what is asked of it
+│   │   └── ProcessorNeededError    nothing can be asked of the model without its processor
 │   └── OutOfMemoryError    a single sample does not fit in memory
 ├── CalibrationError    the calibration set cannot be read or is unusable
 │   └── NothingLeftError    no usable row is left behind those that were passed over
@@ -41,6 +42,10 @@ class ModelError(VFlowOptError):
 
 class UnsupportedError(ModelError):
     """The model is known, but not what is asked of it."""
+
+
+class ProcessorNeededError(UnsupportedError):
+    """Nothing can be asked of the model without its processor."""
 
 
 class OutOfMemoryError(ModelError):

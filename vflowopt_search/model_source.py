@@ -43,10 +43,19 @@ class ModelSource:
     @property
     def checkpoint(self) -> str:
         """Where the processor comes from, and the weights unless they are random."""
-        given = self.random_init
         if self.model is not None:
             return self.model
-        return SHIPPED if given is None else str(given if given.is_dir() else given.parent)
+        return SHIPPED if self.random_init is None else folder_of(self.random_init)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing is named but a configuration, whose folder may hold a processor."""
+        return self.random_init is not None and self.checkpoint == folder_of(self.random_init)
+
+
+def folder_of(config: Path) -> str:
+    """The folder of a configuration, which may be that folder itself."""
+    return str(config if config.is_dir() else config.parent)
 
 
 def random_config(name: str) -> Path | None:
@@ -67,12 +76,15 @@ def load_model(source: ModelSource) -> PreTrainedModel:
     """The model alone, in eval mode on its device.
 
     Raises:
-        ModelError: the device, the precision or the model cannot be had.
+        ModelError: the device, the precision or the model cannot be had; or the checkpoint that is
+            to give the processor is of another family than the configuration.
     """
     from vflowopt_search.adapters import loading
 
     place = _place(source)
     if source.random_init is not None:
+        if not source.is_alone:
+            _require_kin(source, source.random_init)
         return loading.random_init(source.random_init, **place)
     if source.checkpoint == SHIPPED:
         from vflowopt_search import testbed
@@ -95,7 +107,22 @@ def load_processor(source: ModelSource) -> ProcessorMixin:
         from vflowopt_search import testbed
 
         return testbed.load_processor()
+    if source.random_init is not None and source.is_alone:
+        loading.require_processor_beside(source.random_init)
     return loading.load_processor(source.checkpoint, trust_remote_code=source.trust_remote_code)
+
+
+def _require_kin(source: ModelSource, config: Path) -> None:
+    """Refuse random weights with the processor of another family."""
+    from vflowopt_search import testbed
+    from vflowopt_search.adapters import loading
+
+    loading.require_kin(
+        config,
+        testbed.WEIGHTS_FOLDER if source.checkpoint == SHIPPED else source.checkpoint,
+        called=source.checkpoint,
+        trust_remote_code=source.trust_remote_code,
+    )
 
 
 def _place(source: ModelSource) -> dict[str, Any]:

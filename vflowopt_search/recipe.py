@@ -20,8 +20,8 @@ class StudyRecipe(Value):
     refusal: ClassVar[type[VFlowOptError]] = SearchSpaceError
 
     format: Literal["vflowopt-study/1"]
-    description: Word
-    """One sentence."""
+    description: str = ""
+    """One sentence, or none."""
     model: Word
     """`testbed`, a hub name or a folder."""
     calibration: Word

@@ -17,7 +17,7 @@ class StudySettings:
 
     Args:
         name: of the study in its storage, and of the strategy that it exports.
-        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1].
+        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1).
         trials: how many trials the study has in the end, over all runs.
         seed: of everything random; the same seed on the same machine gives the same study.
         racing: stop a trial that is surely worse than the best before all samples are measured.
@@ -40,7 +40,12 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.retain <= 1:
-            raise StudyError(f"retain is {self.retain} but must be in (0, 1]; change it")
+            raise StudyError(f"retain is {self.retain} but must be in (0, 1); change it")
+        if self.retain == 1:
+            raise StudyError(
+                "retain is 1, which keeps everything, so that there is nothing to search; give a "
+                "share below 1"
+            )
         if self.trials < 1:
             raise StudyError(f"trials is {self.trials} but must be at least 1; ask for more")
         if self.seed < 0:

@@ -144,7 +144,7 @@ def search(
         processor: the model's processor.
         calibration: unlabelled samples (see `vflowopt_search.calibration`).
         space: name of a shipped search space, or path of a YAML file.
-        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1].
+        retain: share of visual tokens alive, averaged over decoder layers, in (0, 1).
         trials: how many trials the study has in the end, over all calls on one storage.
         seed: of everything random.
         storage: path of a journal file or a database URL to resume from; None keeps no file.
@@ -164,8 +164,12 @@ def search(
     Raises:
         VFlowOptError: the model, the samples, the space or the storage cannot be used.
     """
+    from vflowopt_search.calibration.samples import require_set
     from vflowopt_search.objective import build_objective  # torch: only a search needs it
 
+    require_set(calibration, "calibration")
+    if held_out is not None:
+        require_set(held_out, "held_out")
     chosen = SearchSpace.load(space)
     settings = StudySettings(name, retain, trials, seed, racing, sampler, trials_per_batch)
     if storage is not None:

@@ -128,6 +128,11 @@ def test_conversations_inside_a_data_set() -> None:
             {"picture_of_it": "a", "question": "?"},
             "no column looks like an image; name one of pict.* --columns image=NAME",
         ),
+        (
+            {"text": "?"},
+            "no column looks like an image: the only one is 'text'; give data with images, or say "
+            "--columns image=text if it holds them",
+        ),
         ({"image": "a", "foo": "?"}, "no column of test looks like a question; .* image, foo with"),
     ],
 )

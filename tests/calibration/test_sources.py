@@ -115,6 +115,14 @@ def test_bare_images_are_to_be_described(tmp_path: Path) -> None:
     asked = load_calibration(tmp_path, num_samples=6, prompt="Which animal?")
     assert {sample.prompt for sample in asked.samples} == {"Which animal?"}
     assert asked.sha256 != loaded.sha256
+    halved = load_calibration(tmp_path, num_samples=6, halve=True)
+    for described in (loaded, halved):
+        assert (
+            "no question is in the data: every image is asked 'Describe the image.'; give yours "
+            "with --prompt"
+        ) in described.note
+        assert "no question" not in described.held_out_note
+    assert asked.note == ""
 
 
 def test_a_list_of_rows_with_pil_images() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -20,20 +17,21 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vflowopt_search.adapters.hub import Source, find_checkpoint, hub_errors
+from vflowopt_search.adapters.hub import Source, find_checkpoint
+from vflowopt_search.adapters.loading_errors import named
 from vflowopt_search.adapters.processors import (
+    NAMING_FILES,
     processor_class_of,
+    share_processor,
     without_video,
 )
-from vflowopt_search.errors import ModelError, first_line
-from vflowopt_search.memory_errors import fitting, is_out_of_memory
+from vflowopt_search.errors import ModelError
+from vflowopt_search.memory_errors import fitting
 from vflowopt_search.strategy import PixelScale
 
 # transformers annotates its automatic classes in part only
 _AutoModel: Any = AutoModelForImageTextToText
 _AutoProcessor: Any = AutoProcessor
-
-_log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -51,11 +49,11 @@ def load_model(
     place, precision = parse_device(device), _parse_dtype(dtype)
     source = find_checkpoint(name_or_path)
     options = _options(source, trust_remote_code)
-    with _named(source):
+    with named(source):
         config = AutoConfig.from_pretrained(source.name, **options)
     _require_image_text(config, source.name)
     with fitting(_too_large(source.name, place)):
-        with _named(source):
+        with named(source):
             model, report = _AutoModel.from_pretrained(
                 source.name, config=config, dtype=precision, output_loading_info=True, **options
             )
@@ -89,19 +87,47 @@ def random_init(
     when the model does not fit in the device's memory.
     """
     place, precision = parse_device(device), _parse_dtype(dtype)
-    path = Path(config_json).expanduser()
-    if not path.exists():
-        raise ModelError(f"{path} does not exist; give a model's config.json or its folder")
-    with _named(Source(str(path), local_only=True, is_folder=path.is_dir())):
-        config = AutoConfig.from_pretrained(str(path))
-    _require_image_text(config, str(path))
+    config, path = _config_of(config_json), str(config_json)
     if precision == "auto":
         precision = config.dtype or torch.float32
-    with fitting(_too_large(str(path), place)):
+    with fitting(_too_large(path, place)):
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
             torch.manual_seed(seed)
             model = _AutoModel.from_config(config, dtype=precision)
         return _ready(model, place)
+
+
+def require_kin(
+    config_json: str | Path,
+    name_or_path: str | Path,
+    *,
+    called: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse a checkpoint, which may be `called` otherwise, with a processor for other models.
+
+    Raises `ModelError` also when one of them cannot be read.
+    """
+    ours, source = _config_of(config_json).model_type, find_checkpoint(name_or_path)
+    with named(source):
+        options = _options(source, trust_remote_code)
+        theirs = AutoConfig.from_pretrained(source.name, **options).model_type
+    if not share_processor(ours, theirs):
+        raise ModelError(
+            f"{config_json} is of type {ours}, but {called or name_or_path} is of type {theirs}, "
+            f"whose processor makes other inputs; name a checkpoint of type {ours}"
+        )
+
+
+def require_processor_beside(config_json: str | Path) -> None:
+    """Raise `ModelError` where the folder of a configuration names no processor."""
+    path = Path(config_json).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if not any((folder / file).is_file() for file in NAMING_FILES):
+        raise ModelError(
+            f"there is no processor beside {config_json}; name as MODEL a checkpoint of type "
+            f"{_config_of(path).model_type}, whose processor is then used"
+        )
 
 
 def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
@@ -124,17 +150,28 @@ def pixel_scale(processor: ProcessorMixin) -> PixelScale | None:
     )
 
 
+def _config_of(config_json: str | Path) -> PreTrainedConfig:
+    """An image-text configuration, from its file or its folder."""
+    path = Path(config_json).expanduser()
+    if not path.exists():
+        raise ModelError(f"{path} does not exist; give a model's config.json or its folder")
+    with named(Source(str(path), local_only=True, is_folder=path.is_dir())):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(path))
+    _require_image_text(config, str(path))
+    return config
+
+
 def _whole_processor(source: Source, options: dict[str, Any]) -> ProcessorMixin:
     """What `AutoProcessor` gives if it is a processor, else one put together for images only."""
     refusal: ModelError | None = None
     try:
-        with _named(source):
+        with named(source):
             processor = _AutoProcessor.from_pretrained(source.name, **options)
         if isinstance(processor, ProcessorMixin):  # without torchvision, maybe a tokenizer only
             return processor
     except ModelError as error:  # its video processor cannot be built, or was never saved
         refusal = error
-    with _named(source):
+    with named(source):
         whole = processor_class_of(source.name, options)
     if whole is None:
         raise refusal or ModelError(
@@ -142,13 +179,8 @@ def _whole_processor(source: Source, options: dict[str, Any]) -> ProcessorMixin:
             f"image-text model"
         )
     for_images = without_video(whole)
-    with _named(source):
+    with named(source):
         return for_images.from_pretrained(source.name, **options)
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """What loading raises for files that are absent, malformed, damaged or of another kind."""
-    return (TypeError, ValueError, KeyError, RuntimeError, ImportError, *hub_errors())
 
 
 def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
@@ -167,56 +199,11 @@ def _options(source: Source, trust_remote_code: bool) -> dict[str, Any]:
     return {"local_files_only": source.local_only, "trust_remote_code": trust_remote_code}
 
 
-@contextmanager
-def _named(source: Source) -> Iterator[None]:
-    """Whatever transformers raises, told as one sentence that names the checkpoint.
-
-    Only calls of transformers stand in such a block: it takes any mistake for the checkpoint's.
-    """
-    if source.is_folder and not (Path(source.name) / "config.json").is_file():
-        raise ModelError(
-            f"{source.name} holds no config.json; give the folder that save_pretrained wrote"
-        )
-    try:
-        yield
-    except SafetensorError as error:
-        raise ModelError(
-            f"{source.name}: the safetensors file is damaged ({error}); fetch it again"
-        ) from error
-    except _loading_errors() as error:
-        if is_out_of_memory(error):  # which says nothing about the checkpoint
-            raise
-        _log.debug("%s cannot be loaded", source.name, exc_info=error)
-        raise ModelError(_explain(source, error)) from error
-
-
 def _too_large(name: str, place: torch.device) -> str:
     return (
         f"{name} does not fit in the memory of {place}; load it in bfloat16, or on a device "
         f"with more memory that is free"
     )
-
-
-def _explain(source: Source, error: BaseException) -> str:
-    reason = first_line(error)
-    is_config = "`model_type` key" not in reason and not isinstance(error, OSError)
-    if Path(source.name).is_file() and not is_config:
-        return f"{source.name} is no configuration; give a model's config.json or its folder"
-    if source.local_only and not source.is_folder and isinstance(error, OSError):
-        return (
-            f"{source.name} is neither a folder here nor in the hub's local cache, and the hub "
-            f"does not answer; give a checkpoint's folder, or load it once with network"
-        )
-    if "trust_remote_code" in str(error):
-        return (
-            f"{source.name} runs code of its own; read that code, then pass trust_remote_code=True"
-        )
-    if "torchvision" in str(error).lower():
-        return (
-            f"{source.name} needs torchvision, which is absent or broken here ({reason}); "
-            f"install a torchvision made for this torch"
-        )
-    return f"{source.name} cannot be loaded: {reason}"
 
 
 def _require_image_text(config: PreTrainedConfig, name: str) -> None:

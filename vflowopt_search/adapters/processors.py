@@ -11,10 +11,11 @@ import json
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from transformers import PROCESSOR_MAPPING, AutoConfig, ProcessorMixin
+from transformers.models.auto import image_processing_auto, processing_auto
 from transformers.utils.hub import cached_file
 
 from vflowopt_search.errors import UnsupportedError
@@ -69,6 +70,14 @@ def without_video(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]
         # SmolVLM's own one reads how videos are sampled, also where there is none
         body["video_processor"] = SimpleNamespace(num_frames=None, fps=None)
     return type(processor_class.__name__, (processor_class, _WithoutVideo), body)
+
+
+def share_processor(model_type: str, other: str) -> bool:
+    """Whether both types take one kind of processor, or of image processor, as far as is known."""
+    whole, image = cast(Any, processing_auto), cast(Any, image_processing_auto)
+    mappings = whole.PROCESSOR_MAPPING_NAMES, image.IMAGE_PROCESSOR_MAPPING_NAMES
+    kinds = [(mapping.get(model_type), mapping.get(other)) for mapping in mappings]
+    return any(one == another or None in (one, another) for one, another in kinds)
 
 
 def processor_class_of(name: str, options: dict[str, Any]) -> type[ProcessorMixin] | None:

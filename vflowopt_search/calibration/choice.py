@@ -39,7 +39,7 @@ def load_calibration(
 ) -> CalibrationSet:
     """Choose samples from a file, a folder or a hub data set (see `sources.open_rows`).
 
-    `prompt` replaces what the rows ask; a folder of bare images asks to describe them. Of a video
+    `prompt` replaces what the rows ask; bare images are asked "Describe the image.". Of a video
     `frames` are taken, 8 by default, or `fps` a second (see `read_video`). Only chosen rows are
     decoded. The first `skip` that would be chosen are passed over: with as many as another call
     asked for, the sets are disjoint. Rows that cannot be read are left out, counted and named in
@@ -99,6 +99,7 @@ class _Choice:
     fps: float | None
     skip: int = 0
     strict: bool = False
+    default_prompt: str = ""
     unreadable: list[str] = field(default_factory=list, init=False)
     fault: str = field(default="", init=False)
     without_image: int = field(default=0, init=False)
@@ -126,6 +127,7 @@ class _Choice:
             skipped,
             self._left_out(),
             asked=self.num_samples,
+            default_prompt=self.default_prompt,
         )
 
     def make_half(self, name: str) -> CalibrationSet:
@@ -157,7 +159,8 @@ class _Choice:
                     f"{', '.join(existing)} with --columns prompt=NAME, or give one for all with "
                     "--prompt"
                 )
-            self.prompt = DEFAULT_PROMPT.format("image" if self.columns.image else "video")
+            self.default_prompt = DEFAULT_PROMPT.format("image" if self.columns.image else "video")
+            self.prompt = self.default_prompt
 
     def _usable(self, name: str) -> Iterator[Sample]:
         found = 0

@@ -73,6 +73,11 @@ class Columns:
         )
         # turns may carry their images themselves
         if not (found.image or found.video or str(found.prompt).lower() in CONVERSATIONS):
+            if len(existing) == 1:
+                raise CalibrationError(
+                    f"no column looks like an image: the only one is {existing[0]!r}; give data "
+                    f"with images, or say --columns image={existing[0]} if it holds them"
+                )
             raise CalibrationError(
                 f"no column looks like an image; name one of {', '.join(existing)} with --columns "
                 f"image=NAME"

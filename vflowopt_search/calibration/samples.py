@@ -112,6 +112,7 @@ class CalibrationSet:
         refused: how many of those were chosen first, and then not taken by the model's processor.
         asked: how many samples were to be chosen; 0 where nobody says how many.
         halved: how many can be used, where these are half of all that can; 0 where they are not.
+        default_prompt: what all are asked because data and caller ask nothing; else empty.
     """
 
     name: str
@@ -122,19 +123,35 @@ class CalibrationSet:
     refused: int = 0
     asked: int = 0
     halved: int = 0
+    default_prompt: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
     def note(self) -> str:
-        """What is worth saying about the choice: what was left out, fewer samples than asked."""
-        return "; ".join(filter(None, (self.left_out, self._size)))
+        """What is worth saying: a question of ours, what was left out, fewer samples than asked."""
+        return "; ".join(filter(None, (self._question, *self._choice)))
 
     @property
     def held_out_note(self) -> str:
         """The same of samples that no trial sees, told beside those that trials see."""
-        return f"held-out samples: {self.note}" if self.note else ""
+        note = "; ".join(filter(None, self._choice))
+        return f"held-out samples: {note}" if note else ""
+
+    @property
+    def _question(self) -> str:
+        if not self.default_prompt:
+            return ""
+        kind = "video" if self.samples[0].videos else "image"
+        return (
+            f"no question is in the data: every {kind} is asked {self.default_prompt!r}; give "
+            f"yours with --prompt"
+        )
+
+    @property
+    def _choice(self) -> tuple[str, str]:
+        return self.left_out, self._size
 
     @property
     def _size(self) -> str:
@@ -148,6 +165,15 @@ class CalibrationSet:
             return ""
         rest = "no others that can be used" if self.skipped > self.refused else "no more"
         return f"{found} instead of {self.asked:,} samples: the data has {rest}"
+
+
+def require_set(given: object, name: str) -> None:
+    """Raise `CalibrationError`, which calls the argument by its name, for anything but a set."""
+    if not isinstance(given, CalibrationSet):
+        raise CalibrationError(
+            f"{name} is a {type(given).__name__} but must be a CalibrationSet; make one with "
+            "from_dataset or load_calibration of vflowopt_search.calibration"
+        )
 
 
 def usual_chat(prompt: str, num_images: int, num_videos: int) -> tuple[Turn, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vflowopt_search.adapters.hub import hub_answers, hub_errors, offline_wanted
+from vflowopt_search.adapters.quiet import switched_off
 from vflowopt_search.errors import CalibrationError, first_line
 
 if TYPE_CHECKING:
@@ -124,7 +126,9 @@ def _open_folder(path: Path, split: str | None) -> Rows:
         from datasets import load_from_disk
 
         try:
-            return as_rows(_only(load_from_disk(str(path)), split, path))
+            with _without_bars():
+                saved = load_from_disk(str(path))
+            return as_rows(_only(saved, split, path))
         except _REFUSALS as error:
             raise CalibrationError(f"{path} is a damaged saved data set ({error})") from error
     described = {"metadata.jsonl", "dataset_infos.json", "dataset_info.json"}
@@ -153,8 +157,10 @@ def _load(kind: str, **options: Any) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    is_here = "data_files" in options or Path(kind).is_dir()
     try:
-        return load_dataset(kind, **options)
+        with _without_bars() if is_here else nullcontext():
+            return load_dataset(kind, **options)
     except (*_REFUSALS, *hub_errors(), DatasetsError) as error:
         where = options.get("data_files", kind)
         reason = first_line(error.__cause__ or error)
@@ -162,6 +168,17 @@ def _load(kind: str, **options: Any) -> Any:
             f"{where} cannot be read as a data set ({reason}); give a JSON, JSONL or Parquet file, "
             f"a folder of data or of images, or a hub name"
         ) from error
+
+
+def _without_bars() -> AbstractContextManager[None]:
+    """Let `datasets` draw no bar over files at hand."""
+    import datasets
+
+    return switched_off(
+        datasets.are_progress_bars_disabled,
+        datasets.disable_progress_bars,
+        datasets.enable_progress_bars,
+    )
 
 
 def _only(splits: Any, split: str | None, source: object) -> Any:

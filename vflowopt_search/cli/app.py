@@ -19,7 +19,7 @@ from vflowopt_search.cli.listing import models, spaces
 from vflowopt_search.cli.report import dashboard, report
 from vflowopt_search.cli.search import search
 from vflowopt_search.cli.show import show
-from vflowopt_search.cli.typed import Command
+from vflowopt_search.cli.typed import Command, paragraphs
 from vflowopt_search.cli.validate import validate
 from vflowopt_search.errors import VFlowOptError
 
@@ -52,7 +52,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def program(
     version: Annotated[
         bool,
@@ -67,6 +66,7 @@ def program(
     quiet_libraries()
 
 
+app.callback(help=paragraphs(program))(program)
 for command in (
     search,
     show,
@@ -82,7 +82,7 @@ for command in (
     push,
     pull,
 ):
-    app.command(cls=Command)(command)
+    app.command(cls=Command, help=paragraphs(command))(command)
 
 
 def main() -> None:

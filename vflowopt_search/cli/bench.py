@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from vflowopt_search import run_folder
 from vflowopt_search.cli.bench_table import rendered
+from vflowopt_search.cli.candidates import run_of
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.interrupted import INTERRUPTED
 from vflowopt_search.cli.model_choice import Model, chosen_weights
@@ -71,7 +73,7 @@ Prompt = Annotated[
     str | None, typer.Option(help="Question about the image. Default: what is in it.")
 ]
 Output = Annotated[
-    Path | None, typer.Option(help="Also write the results to this JSON file. Default: none.")
+    Path | None, typer.Option(help="JSON file. Default: benchmark.json in the search's folder.")
 ]
 
 
@@ -94,7 +96,8 @@ def bench(
     """Measure what a strategy saves: time to first token, throughput, KV cache, memory, FLOPs.
 
     The unpruned and the pruned model answer in alternation. With --random-init, full-size figures
-    need no weights. Results are written to --output after every kind of prompt.
+    need no weights. Results are written after every kind of prompt, into the folder of the search
+    for its report, or to --output.
 
     Example: vflowopt-search bench runs/quickstart
     """
@@ -102,6 +105,8 @@ def bench(
     from vflowopt_search.benchmark.run import benchmark
     from vflowopt_search.calibration.images import open_image
 
+    if output is None and (folder := run_of(file)) is not None:
+        output = folder / run_folder.BENCHMARK
     check_file(output, "--output")
     strategy = find_strategy(file)
     named = strategy.model.name if strategy.model else None
@@ -165,6 +170,8 @@ class Kept:
             return
         for part in rendered(self.found):
             stdout().print(part, soft_wrap=not isinstance(part, Table))
+        if self.output is not None:
+            stdout().print(f"\nbenchmark {self.output}", soft_wrap=True)
 
 
 def planned(

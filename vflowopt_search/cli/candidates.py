@@ -140,7 +140,7 @@ def read_candidates(named: Sequence[str]) -> Candidates:
         files[name := _free(strategy.name, files)] = strategy
         if (images := seen_by(strategy, path)) is not None:
             seen[name] = images
-        run = run or _run_of(path)
+        run = run or run_of(path)
     return Candidates(files, tuple(dict.fromkeys(baselines)), run, seen)
 
 
@@ -164,7 +164,7 @@ def seen_by(strategy: Strategy, path: Path) -> SeenImages | None:
     return seen if seen.calibration_sha256 == calibration.sha256 else None
 
 
-def _run_of(path: Path) -> Path | None:
+def run_of(path: Path) -> Path | None:
     """The run folder that a strategy was named by or lies in, if any."""
     if path.is_dir():
         return path if (path / run_folder.STRATEGY).is_file() else None

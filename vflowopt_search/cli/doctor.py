@@ -14,13 +14,14 @@ import typer
 from vflowopt_search import __version__
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout, table
 from vflowopt_search.cli.options import Device, Dtype, DtypeName, Json, RandomInit, TrustRemoteCode
-from vflowopt_search.errors import ModelError
+from vflowopt_search.errors import ModelError, ProcessorNeededError
 from vflowopt_search.model_source import ModelSource, load_model, load_processor
 
 if TYPE_CHECKING:
     from vflowopt_search.selfcheck.report import Report
 
 PACKAGE = "vflowopt-search"
+_TESTBED = "called `testbed`, as in `vflowopt-search search testbed`"
 _OPTIONAL = {
     "torchvision": "faster image processors, and video; images work without it",
     "av": "video files; pip installs it with the extra `video`",
@@ -76,18 +77,26 @@ def examined(source: ModelSource) -> tuple[Report, str]:
     """
     from vflowopt_search.selfcheck.check import check_model
 
-    model, note = load_model(source), ""
+    model, absent = load_model(source), ""
     processor: Any = None
     try:
         processor = load_processor(source)
     except ModelError as error:
-        note = f"no processor: {error}"
-    return check_model(model, processor), note
+        absent = str(error)
+    try:
+        return check_model(model, processor), f"no processor: {absent}" if absent else ""
+    except ProcessorNeededError as error:
+        raise ModelError(
+            f"a {model.config.model_type} model cannot be checked without its processor, and "
+            f"{absent}"
+        ) from error
 
 
 def _print_report(name: str, report: Report, note: str) -> None:
     console = stdout()
-    about = f"{name}: {report.model_type}, served by {report.adapter}, asked with {report.inputs}"
+    heading = f"{name} ({report.model_type}) on {report.device}, {report.dtype}"
+    console.print(heading, soft_wrap=True, markup=False)
+    about = f"served by {report.adapter}, asked with {report.inputs}"
     console.print(about, soft_wrap=True)
     if note:
         console.print(note, soft_wrap=True)
@@ -96,6 +105,18 @@ def _print_report(name: str, report: Report, note: str) -> None:
         for check in report.checks
     ]
     console.print(table(("check", "figure", "limit", "ok"), rows))
+    console.print(_verdict(report), soft_wrap=True)
+
+
+def _verdict(report: Report) -> str:
+    total = len(report.checks)
+    if report.passed:
+        return f"this model is pruned correctly here: all {total} checks passed"
+    failed = sum(not check.passed for check in report.checks)
+    return (
+        f"this model would be pruned wrongly here: {failed} of {total} checks failed; try another "
+        f"version of transformers"
+    )
 
 
 def _diagnose_machine(as_json: bool) -> None:
@@ -168,7 +189,7 @@ def _shipped() -> list[Finding]:
     findings = []
     try:
         check_weights(WEIGHTS_FOLDER)
-        findings.append(Finding("bundled model", "intact", True, "--model testbed"))
+        findings.append(Finding("bundled model", "intact", True, _TESTBED))
     except VFlowOptError as error:
         findings.append(Finding("bundled model", "damaged", False, str(error)))
     try:

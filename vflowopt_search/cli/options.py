@@ -121,8 +121,8 @@ Space = Annotated[
 Retain = Annotated[
     float | None,
     typer.Option(
-        callback=typed.share,
-        help="Mean retention ratio over the decoder layers, in (0, 1]. Default: 0.10.",
+        callback=typed.searched_share,
+        help="Mean retention ratio over the decoder layers, in (0, 1). Default: 0.10.",
     ),
 ]
 Trials = Annotated[

@@ -11,7 +11,7 @@ from vflowopt_search.cli.job import (
     resolve_output,
     resolve_recipe,
 )
-from vflowopt_search.model_source import ModelSource
+from vflowopt_search.model_source import ModelSource, folder_of
 
 
 def search(
@@ -62,7 +62,7 @@ def search(
     from vflowopt_search.cli.run import run
 
     if random_init is not None and model is None:
-        model = str(random_init if random_init.is_dir() else random_init.parent)
+        model = folder_of(random_init)
     typed = {
         "model": model,
         "calibration": calibration,

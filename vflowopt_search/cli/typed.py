@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -30,6 +32,14 @@ class Command(TyperCommand):
             if isinstance(error.__cause__, ValidationError):  # typer repeats pydantic's sentence
                 error.message = sentence(error.__cause__)
             raise
+
+
+def paragraphs(command: Callable[..., None]) -> str:
+    r"""What the docstring says, each paragraph on one line: the terminal's width breaks it.
+
+    A line that ends with a backslash is one of a shell, and stays.
+    """
+    return re.sub(r"(?<![\\\n])\n(?!\n)", " ", inspect.getdoc(command) or "")
 
 
 def refuse_empty(args: list[str], valued: frozenset[str], ctx: Any = None) -> None:
@@ -76,6 +86,19 @@ def share(value: float | None) -> float | None:
             "as 0.10 for a tenth"
         )
     return value
+
+
+def searched_share(value: float | None) -> float | None:
+    """A share that leaves something to search for: above 0 and below 1.
+
+    Raises:
+        typer.BadParameter: any other number.
+    """
+    if value == 1:
+        raise typer.BadParameter(
+            "1 keeps everything: nothing to search; give a share below 1, as 0.10 for a tenth"
+        )
+    return share(value)
 
 
 def above_zero(value: float | None) -> float | None:

@@ -139,15 +139,13 @@ def _accuracy(run: Run) -> Iterator[Gap]:
 def _speed(run: Run) -> Iterator[Gap]:
     if any(row.name == FOUND and row.speedup is not None for row in results(run)):
         return
-    assert run.folder is not None  # asked of runs with a folder only
     why = (
         f"{run_folder.BENCHMARK} is of another strategy than the one found now. Measure again:"
         if run.benchmark
         else "The time to first token and the KV cache were not measured. This measures them:"
     )
-    words = ["vflowopt-search", "bench", str(run.folder / run_folder.STRATEGY)]
+    words = ["vflowopt-search", "bench", str(run.folder)]
     words += [] if _named(run) else ["--model", _model(run)]
-    words += ["--output", str(run.folder / run_folder.BENCHMARK)]
     yield Gap("speed-up and KV cache", why, shlex.join(words))
 
 

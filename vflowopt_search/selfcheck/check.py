@@ -1,6 +1,6 @@
 """The self-check: what pruning promises, measured on one model, here and now.
 
-Keeping everything changes no bit; removing tokens equals forbidding them in the unpruned model; the
+Keeping everything changes no bit; removing tokens equals masking them in the unpruned model; the
 cache holds what was planned; scores are finite; a batch answers as its prompts do one by one.
 
 Shape suffixes: B = rows, N = visual tokens of a row, V = vocabulary.
@@ -86,7 +86,14 @@ def check_model(model: nn.Module, processor_or_inputs: Any = None) -> Report:
     with fitting(too_large), _settled(adapter.model):
         prompts = make_prompts(adapter, processor_or_inputs)
         checks = _made(adapter, prompts)
-    report = Report(adapter.model_type, type(adapter).__name__, prompts.told, tuple(checks))
+    report = Report(
+        adapter.model_type,
+        type(adapter).__name__,
+        prompts.told,
+        str(adapter.backbone.device),
+        str(adapter.backbone.dtype).removeprefix("torch."),
+        tuple(checks),
+    )
     if report.passed:
         _PASSED.add(adapter.model)
     return report
@@ -156,12 +163,13 @@ def _checks(adapter: Adapter, prompts: Prompts) -> Iterator[Check]:
     yield Check("logits that are not finite, unpruned", not_finite([whole.logits]), 0)
     everything = strategies_of(adapter, keep=1.0)[0]
     kept, _ = pruned_answer(adapter, prompts.batch, everything)
-    yield Check("all kept: logits", largest(kept.logits - whole.logits), 0)
-    yield Check("all kept: answers that differ", float((kept.ids != whole.ids).sum()), 0)
+    yield Check("everything kept = unpruned, logits", largest(kept.logits - whole.logits), 0)
+    differing = float((kept.ids != whole.ids).sum())
+    yield Check("everything kept = unpruned, answers that differ", differing, 0)
     unmasked = masked_logits(adapter, prompts.batch, whole.ids, None)
     noise = gap_between(unmasked, whole.logits)
     bounds = _Bounds.of(adapter.backbone.dtype)
-    yield Check("nothing forbidden: logits", noise, bounds.most)
+    yield Check("nothing masked = unpruned, logits", noise, bounds.most)
     for strategy in strategies_of(adapter, keep=0.5):
         yield from _removal(adapter, prompts.batch, strategy, bounds.over(noise))
     yield from _eager_map(adapter, prompts.batch)
@@ -173,14 +181,14 @@ def _checks(adapter: Adapter, prompts: Prompts) -> Iterator[Check]:
 def _removal(
     adapter: Adapter, inputs: Mapping[str, Any], strategy: Strategy, limit: float
 ) -> Iterator[Check]:
-    """One strategy against the unpruned model with the same tokens forbidden, and what it left."""
+    """One strategy against the unpruned model with the same tokens masked, and what it left."""
     pruned, last = pruned_answer(adapter, inputs, strategy)
     if last is None:
         yield Check(f"{strategy.name}: prompts in which no image was found", 1, 0)
         return
     masked = masked_logits(adapter, inputs, pruned.ids, last)
     yield Check(
-        f"{strategy.name}: removed = forbidden, logits", gap_between(pruned.logits, masked), limit
+        f"{strategy.name}: removed = masked, logits", gap_between(pruned.logits, masked), limit
     )
     planned = _planned(strategy, last, len(pruned.held))
     wrong = [abs(a - b) for a, b in zip(pruned.held, planned, strict=True)]

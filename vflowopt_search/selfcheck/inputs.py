@@ -17,7 +17,7 @@ from transformers import BatchFeature
 
 from vflowopt_search.adapters.base import Adapter
 from vflowopt_search.adapters.feeding import encode_visuals, encoder_inputs
-from vflowopt_search.errors import UnsupportedError, first_line
+from vflowopt_search.errors import ProcessorNeededError
 from vflowopt_search.memory_errors import is_out_of_memory
 from vflowopt_search.selfcheck.masking import TOKEN_TYPES, answer_type
 
@@ -78,9 +78,9 @@ def make_prompts(adapter: Adapter, source: Any) -> Prompts:
         if is_out_of_memory(error):
             raise
         _log.debug("inputs of a %s model cannot be made up", adapter.model_type, exc_info=error)
-        raise UnsupportedError(
+        raise ProcessorNeededError(
             f"this {adapter.model_type} model cannot be checked without its processor, for its "
-            f"inputs are not pixels alone ({first_line(error)}); call "
+            "inputs are not pixels alone; call "
             "vflowopt_search.selfcheck.check.check_model(model, processor) first"
         ) from error
     told = "pixels of noise and arbitrary words, for there is no processor"

@@ -1,7 +1,7 @@
-"""What a pruned model must say: the unpruned model, in which the same tokens are forbidden to all.
+"""What a pruned model must say: the unpruned model, in which the same tokens are masked for all.
 
 The stock model runs once over prompt and answer, without a cache and with nothing removed. Its
-decoder attends eagerly, by its own function, under masks to which the forbidden tokens are added.
+decoder attends eagerly, by its own function, under masks to which the masked tokens are added.
 
 Shape suffixes: B = rows, S = prompt and answer, L = decoder layers, Q = queries, K = keys,
 V = vocabulary.
@@ -163,7 +163,7 @@ class _Forbidding:
                 allowed = allowed & (asking - asked < self.size)
             else:
                 allowed = allowed & (asking // self.size == asked // self.size)
-        # a forbidden token asks too, but nobody listens; it needs something to look at
+        # a masked token asks too, but nobody listens; it needs something to look at
         return allowed | torch.eye(length, dtype=torch.bool, device=allowed.device)
 
 

@@ -37,12 +37,16 @@ class Report:
         model_type: `config.model_type`.
         adapter: name of the class that served the model.
         inputs: where the prompts came from, in words.
+        device: where it lies.
+        dtype: its precision, as `bfloat16`.
         checks: in the order in which they were made.
     """
 
     model_type: str
     adapter: str
     inputs: str
+    device: str
+    dtype: str
     checks: tuple[Check, ...]
 
     @property
@@ -68,6 +72,8 @@ class Report:
             "model_type": self.model_type,
             "adapter": self.adapter,
             "inputs": self.inputs,
+            "device": self.device,
+            "dtype": self.dtype,
             "passed": self.passed,
             "checks": [
                 {

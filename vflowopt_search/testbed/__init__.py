@@ -23,12 +23,14 @@ def load_model(
     import torch
     from transformers import LlavaOnevisionForConditionalGeneration
 
+    from vflowopt_search.adapters.quiet import without_bars
     from vflowopt_search.testbed.integrity import check_weights
 
     check_weights(WEIGHTS_FOLDER)
-    model = LlavaOnevisionForConditionalGeneration.from_pretrained(
-        WEIGHTS_FOLDER, dtype=getattr(torch, dtype)
-    )
+    with without_bars():
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+            WEIGHTS_FOLDER, dtype=getattr(torch, dtype)
+        )
     model.to(device)  # type: ignore[arg-type]
     return model
 
