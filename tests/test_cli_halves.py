@@ -70,7 +70,7 @@ def test_a_study_that_saw_all_samples_goes_on_with_them_alone(world: World, tmp_
     assert run(*whole).exit_code == 0
     result = run(*search(world, tmp_path / "mine"))
     assert result.exit_code == 1
-    assert "was made with samples '10' but is resumed with '5'; give the same" in result.stderr
+    assert "was made with samples 10 but is resumed with samples 5; give the same" in result.stderr
     assert run(*whole).exit_code == 0
 
 

@@ -121,7 +121,7 @@ def test_again_it_ends_at_once_and_tells_the_same(
 def test_another_seed_in_the_same_folder_is_refused(searched: Path, world: World) -> None:
     result = run(*world.search(searched, "--trials", str(TRIALS), "--seed", "1"))
     assert result.exit_code == 1
-    assert "was made with seed '0' but is resumed with '1'" in result.stderr
+    assert "was made with seed 0 but is resumed with seed 1" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -68,11 +68,11 @@ def test_other_settings_are_refused_before_anything_is_measured(
     again = partial(search, model, processor, trials=1, storage=journal)
     again(small_set(), retain=0.5)
     monkeypatch.setattr(objective_module, "build_objective", lambda *a, **k: pytest.fail("built"))
-    with pytest.raises(StudyError, match=r"made with retain '0.5' but is resumed with '0.4'"):
+    with pytest.raises(StudyError, match=r"made with retain 0.5 but is resumed with retain 0.4"):
         again(small_set(), retain=0.4)
-    with pytest.raises(StudyError, match=r"made with metric .* but is resumed with 'kl'"):
+    with pytest.raises(StudyError, match=r"made with metric .* but is resumed with metric 'kl'"):
         again(small_set(), retain=0.5, metric="kl")
-    with pytest.raises(StudyError, match=r"made with samples '7' but is resumed with '6'"):
+    with pytest.raises(StudyError, match=r"made with samples 7 but is resumed with samples 6"):
         again(small_set(6), retain=0.5)
     with pytest.raises(StudyError, match=r"made with calibration_sha256"):
         again(small_set(seed=2), retain=0.5)
