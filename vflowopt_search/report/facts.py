@@ -87,6 +87,9 @@ def results(run: Run) -> list[Result]:
                 row = rows.setdefault(FOUND if _is_found(run, name) else name, {})
                 row.update(found.values)
                 row.setdefault("retained", found.retained)
+    if UNPRUNED in rows:  # the same everywhere, also where it was not among what was compared
+        nothing = 0.0 if any(row.get("held_out") is not None for row in rows.values()) else None
+        rows[UNPRUNED].update(divergence=0.0, held_out=nothing)
     found_rows = [Result(name, **row) for name, row in rows.items()]
     return sorted(found_rows, key=_place)
 
@@ -207,7 +210,7 @@ def _retention(run: Run) -> dict[str, str]:
     said, strategy = {"target retention ratio": target}, run.strategy
     if strategy is not None and strategy.model is not None:
         reached = share(mean_retained(strategy.stages, strategy.model.decoder_layers))
-        said["retention ratio of the strategy"] = f"{reached}, the same mean by its keep ratios"
+        said["retention ratio of the strategy"] = f"{reached}, computed from its keep ratios"
     if run.overlays is not None and run.overlays.samples:
         counted = [sample.mean_retained for sample in run.overlays.samples]
         span = " to ".join(dict.fromkeys(map(share, (min(counted), max(counted)))))
