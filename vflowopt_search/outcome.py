@@ -106,8 +106,8 @@ class StudyOutcome:
 
     @property
     def textbook(self) -> str | None:
-        """Name of the textbook strategy that no trial beat; None where one did."""
-        return None if self.best_trial is None else self.best_trial.user_attrs.get(trials.TEXTBOOK)
+        """Name of the textbook strategy that no trial beat (see `trials.unbeaten_textbook`)."""
+        return trials.unbeaten_textbook(self.study.get_trials(deepcopy=False))
 
 
 def report_of(
@@ -247,7 +247,7 @@ def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
     return Provenance(
         study=study.study_name,
         trial=trial.number,
-        textbook=trial.user_attrs.get(trials.TEXTBOOK),
+        textbook=trials.unbeaten_textbook(study.get_trials(deepcopy=False)),
         objective=Objective(
             divergence=trial.value,
             metric=context["metric"],

@@ -123,9 +123,8 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def textbook_of(run: Run) -> str | None:
-    """Name of the textbook strategy that no trial beat; None where one did."""
-    best = best_full(run.study.get_trials(deepcopy=False))
-    return None if best is None else best.user_attrs.get(trials.TEXTBOOK)
+    """Name of the textbook strategy that no trial beat (see `trials.unbeaten_textbook`)."""
+    return trials.unbeaten_textbook(run.study.get_trials(deepcopy=False))
 
 
 def missing(run: Run) -> list[str]:
