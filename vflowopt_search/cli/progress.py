@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from vflowopt_search.outcome import TrialReport
 
 _LINES = 20
-"""About how many plain lines a phase of many steps prints."""
+"""About how many plain lines a phase of many steps prints; one of fewer, its end only."""
+_SHORT = 2.0
+"""Seconds before a phase has lasted long enough for plain lines but the one of its end."""
 _ENOUGH = 5
 """Steps before anything is said of the time left."""
 _RECENT = 20
@@ -146,19 +148,20 @@ class Bars:
 
 
 class Lines:
-    """A line when a phase begins, and then one every few steps."""
+    """A line when a phase begins and one when it ends; of a long one, one every few steps too."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._text = ""
         self._clock = Clock()
-        self._printed = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._said = ""
 
     def phase(self, text: str, total: int | None = None) -> None:
         """A new part of the work begins; `total` steps are expected of it."""
         self._text = text
         self._clock = Clock()
+        self._began = time.monotonic()
         self._print(text)
 
     def step(self, done: int, total: int) -> None:
@@ -184,5 +187,9 @@ class Lines:
         self._printed = time.monotonic()
 
     def _worth_a_line(self, done: int, total: int) -> bool:
-        silent = time.monotonic() - self._printed
-        return done in (1, total) or done % max(1, total // _LINES) == 0 or silent > _SILENCE
+        now = time.monotonic()
+        if done == total or now - self._printed > _SILENCE:
+            return True
+        if total < _LINES or now - self._began < _SHORT:
+            return False
+        return done == 1 or done % (total // _LINES) == 0
