@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +29,10 @@ _SILENCE = 30.0
 """Seconds after which a plain line is printed in any case."""
 
 
+UNPRUNED = "measuring the unpruned model"
+"""What that phase is called, where it is not known from an earlier run."""
+
+
 class Display(Protocol):
     """Told what happens; shows it."""
 
@@ -40,6 +44,21 @@ class Display(Protocol):
 
     def trial(self, report: TrialReport) -> None:
         """A trial ended."""
+
+
+def phased(shown: Display, text: str, total: int | None = None) -> Callable[[int, int], None]:
+    """Steps of a phase that begins when it is first told of, and so not where there is no work."""
+    begun = False
+
+    def step(done: int, of: int) -> None:
+        nonlocal begun
+        if not begun:
+            shown.phase(text, of if total is None else total)
+            begun = True
+        if done:
+            shown.step(done, of)
+
+    return step
 
 
 @contextmanager
@@ -156,6 +175,7 @@ class Lines:
         self._clock = Clock()
         self._began = self._printed = time.monotonic()
         self._said = ""
+        self._first = True
 
     def phase(self, text: str, total: int | None = None) -> None:
         """A new part of the work begins; `total` steps are expected of it."""
@@ -163,6 +183,7 @@ class Lines:
         self._clock = Clock()
         self._began = time.monotonic()
         self._print(text)
+        self._first = True
 
     def step(self, done: int, total: int) -> None:
         """So many steps of the phase are done."""
@@ -192,4 +213,5 @@ class Lines:
             return True
         if total < _LINES or now - self._began < _SHORT:
             return False
-        return done == 1 or done % (total // _LINES) == 0
+        first, self._first = self._first, False
+        return first or done % (total // _LINES) == 0
