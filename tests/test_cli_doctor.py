@@ -213,7 +213,9 @@ def test_a_search_checks_once_and_remembers(
         raise AssertionError("it is remembered")
 
     monkeypatch.setattr("vflowopt_search.selfcheck.check.check_model", checked_again)
-    assert run(*world.search(tmp_path / "two", "--trials", "1")).exit_code == 0
+    again = run(*world.search(tmp_path / "two", "--trials", "1"))
+    assert again.exit_code == 0, again.stderr
+    assert "checking" not in again.stderr
 
 
 def test_a_search_is_refused_where_pruning_is_wrong(

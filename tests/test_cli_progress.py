@@ -132,6 +132,7 @@ def test_a_line_every_few_trials(clock: Time) -> None:
     shown, written = lines()
     shown.phase("trials", 100)
     for done in range(1, 101):
+        clock.now += 3.0
         shown.trial(report(done, 100))
     told = written.getvalue().splitlines()
     assert told[0] == "trials"
@@ -147,6 +148,7 @@ def test_a_line_every_few_trials(clock: Time) -> None:
 def test_a_line_after_a_long_silence(clock: Time) -> None:
     shown, written = lines()
     shown.phase("trials", 100)
+    clock.now += 3.0
     shown.trial(report(1, 100))
     shown.trial(report(2, 100))
     clock.now += 31.0
@@ -165,9 +167,31 @@ def test_steps_have_lines(clock: Time) -> None:
     shown, written = lines()
     shown.phase("measuring")
     clock.now += 10.0
-    shown.step(5, 10)
-    shown.step(10, 10)
-    assert written.getvalue() == "measuring\nmeasuring: 5/10, 0:00:10 left\nmeasuring: 10/10\n"
+    shown.step(10, 20)
+    shown.step(20, 20)
+    assert written.getvalue() == "measuring\nmeasuring: 10/20, 0:00:10 left\nmeasuring: 20/20\n"
+
+
+def test_few_steps_are_told_at_their_end(clock: Time) -> None:
+    """A line for each buries the result, unless they are slow."""
+    shown, written = lines()
+    shown.phase("recording overlays")
+    for done in range(1, 10):
+        clock.now += 31.0 if done == 4 else 3.0
+        shown.step(done, 9)
+    told = [line.split(",")[0] for line in written.getvalue().splitlines()]
+    name = "recording overlays"
+    assert told == [name, f"{name}: 4/9", f"{name}: 9/9"]
+
+
+def test_steps_that_take_no_time_are_told_at_their_end(clock: Time) -> None:
+    shown, written = lines()
+    clock.now += 10.0
+    shown.phase("measuring", 256)
+    for done in range(1, 257):
+        clock.now += 0.007
+        shown.step(done, 256)
+    assert written.getvalue() == "measuring\nmeasuring: 256/256\n"
 
 
 def test_the_same_is_said_once(clock: Time) -> None:

@@ -20,7 +20,7 @@ def test_several_strategies_to_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
     assert told["finished"] and told["trials"]["done"] == 4
     refused = run(*world.search(tmp_path / "out", *asked, "2"))
     assert refused.exit_code == 1
-    assert "trials_per_batch '3' but is resumed with '2'" in refused.stderr
+    assert "trials_per_batch 3 but is resumed with trials_per_batch 2" in refused.stderr
     assert run(*world.search(tmp_path / "out", *asked, "0")).exit_code == 2
 
 
@@ -41,4 +41,4 @@ def test_another_sampler_is_told_and_is_another_study(
     }
     refused = run(*world.search(tmp_path / "out", *asked, "gp"))
     assert refused.exit_code == 1
-    assert "was made with sampler 'random' but is resumed with 'gp'" in refused.stderr
+    assert "was made with sampler 'random' but is resumed with sampler 'gp'" in refused.stderr

@@ -58,11 +58,11 @@ def test_a_result_is_told_in_a_line(tmp_path: Path) -> None:
 
 
 def test_a_result_says_what_it_lacks() -> None:
-    outcome = fake_run(total=3)
+    outcome = fake_run(total=6)
     assert outcome.best is not None and outcome.best.provenance is not None
     name = outcome.best.provenance.textbook
     told = repr(SearchResult(replace(outcome, interrupted=True)))
-    assert told.startswith("SearchResult(study 'fake' in memory: 3 trials (") and "held" not in told
+    assert told.startswith("SearchResult(study 'fake' in memory: 6 trials (") and "held" not in told
     assert f", the textbook strategy `{name}`, interrupted, not saved yet)" in told
     nothing = repr(SearchResult(fake_run(Diverging(), total=2)))
     assert "2 trials (2 failed), retain 0.25, nothing found)" in nothing

@@ -33,16 +33,21 @@ def searched(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["--retain", "0.4"], "retain '0.3' but is resumed with '0.4'"),
-        (["--seed", "1"], "seed '0' but is resumed with '1'"),
-        (["--metric", "kl"], "metric 'last_token_cosine' but is resumed with 'kl'"),
-        (["--sampler", "gp"], "sampler 'tpe' but is resumed with 'gp'"),
-        (["--no-racing"], "racing 'True' but is resumed with 'False'"),
-        (["--trials-per-batch", "2"], "trials_per_batch '1' but is resumed with '2'"),
+        (["--retain", "0.4"], "retain 0.3 but is resumed with retain 0.4"),
+        (["--seed", "1"], "seed 0 but is resumed with seed 1"),
+        (["--metric", "kl"], "metric 'last_token_cosine' but is resumed with metric 'kl'"),
+        (["--sampler", "gp"], "sampler 'tpe' but is resumed with sampler 'gp'"),
+        (["--no-racing"], "racing True but is resumed with racing False"),
+        (["--trials-per-batch", "2"], "trials_per_batch 1 but is resumed with trials_per_batch 2"),
         (["--space", "keep-ratios-only"], "space_sha256 '"),
-        (["--samples", "5"], "samples '6' but is resumed with '5'"),
-        (["--samples", "10"], "samples '6' but is resumed with '10'"),
+        (["--samples", "5"], "samples 6 but is resumed with samples 5"),
+        (["--samples", "10"], "samples 6 but is resumed with samples 10"),
         (["--calibration", "other.jsonl"], "calibration '"),
+        (
+            ["--seed", "1", "--retain", "0.4", "--metric", "kl"],
+            "metric 'last_token_cosine', retain 0.3, seed 0 but is resumed with "
+            "metric 'kl', retain 0.4, seed 1; give the same, or another output folder",
+        ),
     ],
 )
 def test_other_settings_are_refused_before_the_model_is_loaded(
@@ -69,4 +74,4 @@ def test_another_model_is_refused_before_it_is_loaded(
     command = world.search(searched, "--trials", str(TRIALS))
     result = run(*["elsewhere" if one == world.model else one for one in command])
     assert result.exit_code == 1
-    assert f"made with model '{world.model}' but is resumed with 'elsewhere'" in result.stderr
+    assert f"made with model '{world.model}' but is resumed with model 'elsewhere'" in result.stderr

@@ -228,7 +228,7 @@ def test_ctrl_c_costs_the_round_and_nothing_else(call: int) -> None:
 def test_another_size_is_refused_on_an_old_study() -> None:
     storage = InMemoryStorage()
     fake_run(storage=storage, total=2)
-    said = re.escape("trials_per_batch '1' but is resumed with '2'")
+    said = re.escape("trials_per_batch 1 but is resumed with trials_per_batch 2")
     with pytest.raises(StudyError, match=said):
         fake_run(storage=storage, total=4, trials_per_batch=2)
     with pytest.raises(StudyError, match="trials_per_batch is 0 but must be at least 1"):

@@ -208,14 +208,14 @@ def test_reports_tell_the_state_of_the_search() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"retain": 0.5}, "retain '0.25' but is resumed with '0.5'"),
-        ({"seed": 1}, "seed '0' but is resumed with '1'"),
-        ({"racing": False}, "racing 'True' but is resumed with 'False'"),
-        ({"sampler": "gp"}, "sampler 'tpe' but is resumed with 'gp'"),
-        ({"metric": "kl"}, "metric 'last_token_cosine' but is resumed with 'kl'"),
-        ({"num_samples": 25}, "samples '24' but is resumed with '25'"),
-        ({"space_sha256": "dead"}, "space_sha256 'beef' but is resumed with 'dead'"),
-        ({"dataset": "new"}, "dataset None but is resumed with 'new'"),
+        ({"retain": 0.5}, "retain 0.25 but is resumed with retain 0.5"),
+        ({"seed": 1}, "seed 0 but is resumed with seed 1"),
+        ({"racing": False}, "racing True but is resumed with racing False"),
+        ({"sampler": "gp"}, "sampler 'tpe' but is resumed with sampler 'gp'"),
+        ({"metric": "kl"}, "metric 'last_token_cosine' but is resumed with metric 'kl'"),
+        ({"num_samples": 25}, "samples 24 but is resumed with samples 25"),
+        ({"space_sha256": "dead"}, "space_sha256 'beef' but is resumed with space_sha256 'dead'"),
+        ({"dataset": "new"}, "dataset None but is resumed with dataset 'new'"),
     ],
 )
 def test_another_context_is_refused(change: dict[str, Any], said: str) -> None:

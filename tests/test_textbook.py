@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from tests.command import run
 from tests.fake_study import fake_run
@@ -15,12 +16,21 @@ from vflowopt_search.outcome import StudyOutcome
 from vflowopt_search.report.facts import facts
 from vflowopt_search.report.page import write_report
 from vflowopt_search.report.runs import Run
+from vflowopt_search.result import SearchResult
 from vflowopt_search.textbook import unbeaten
-from vflowopt_search.trials import TEXTBOOK
+from vflowopt_search.trials import FAILURE, TEXTBOOK, unbeaten_textbook
 
 
 @pytest.fixture(scope="module")
 def textbook() -> StudyOutcome:
+    """Of a study that has drawn nothing better than its textbook."""
+    outcome = fake_run(total=6)
+    assert outcome.best_trial is not None and TEXTBOOK in outcome.best_trial.user_attrs
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def begun() -> StudyOutcome:
     """Of a study that has tried its textbook only."""
     return fake_run(total=3)
 
@@ -58,6 +68,26 @@ def test_the_file_says_which_textbook_strategy_it_is(
     assert drawn.best is not None and drawn.best.provenance is not None
     assert drawn.best.provenance.textbook is None
     assert "textbook" not in drawn.best.to_json()
+
+
+def test_nothing_is_said_before_anything_else_was_measured(
+    begun: StudyOutcome, tmp_path: Path
+) -> None:
+    assert begun.textbook is None and begun.best is not None
+    assert begun.best.provenance is not None and begun.best.provenance.textbook is None
+    assert "No trial beat" not in page_of(tmp_path, Run(begun.study, begun.best))
+    begun.best.save(tmp_path / run_folder.STRATEGY)
+    assert "textbook" not in run("show", tmp_path).stdout
+    assert "textbook" not in repr(SearchResult(begun))
+
+
+def test_a_trial_that_was_stopped_early_was_measured(begun: StudyOutcome) -> None:
+    *_, last = trials = fake_run(total=6).study.trials
+    assert unbeaten_textbook(trials) == unbeaten_textbook([*begun.study.trials, last]) is not None
+    failed = create_trial(state=TrialState.FAIL, user_attrs={FAILURE: "nan"})
+    assert unbeaten_textbook([*begun.study.trials, failed]) is None
+    stopped = create_trial(state=TrialState.PRUNED, value=9.0)
+    assert unbeaten_textbook([*begun.study.trials, stopped]) is not None
 
 
 def test_show_says_so(textbook: StudyOutcome, drawn: StudyOutcome, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from importlib.metadata import version
@@ -36,8 +36,17 @@ CONTEXT = "context"
 """Study attribute: all that the results depend on; a study is resumed with the same only."""
 TYPED = ("metric", "model", "racing", "retain", "samples", "sampler", "seed", "trials_per_batch")
 """Those parts of the context that a user types."""
+_FOLLOWS = {
+    "calibration_sha256": ("calibration", "samples", "seed"),
+    "generation_sha256": ("metric", "model"),
+    **dict.fromkeys(
+        ("config_sha256", "model_type", "processor_sha256", "revision", "weights_sha256"),
+        ("model",),
+    ),
+    "vision_layers": ("model",),
+}
+"""What nobody types, and that of which it follows; where that differs too, it says nothing new."""
 _WAYS_OUT = {"vision_layers": "give the --cache-gb that it was made with"}
-"""Of what nobody types, but follows from what is typed."""
 VERSIONS = "versions"
 """Study attribute: the packages that began it; said, not compared."""
 
@@ -97,8 +106,8 @@ class StudyOutcome:
 
     @property
     def textbook(self) -> str | None:
-        """Name of the textbook strategy that no trial beat; None where one did."""
-        return None if self.best_trial is None else self.best_trial.user_attrs.get(trials.TEXTBOOK)
+        """Name of the textbook strategy that no trial beat (see `trials.unbeaten_textbook`)."""
+        return trials.unbeaten_textbook(self.study.get_trials(deepcopy=False))
 
 
 def report_of(
@@ -183,14 +192,33 @@ def check_context(study: Study, known: Mapping[str, str | None]) -> None:
     stored = study.user_attrs.get(CONTEXT, {})
     if not study.get_trials(deepcopy=False):
         return
+    differing = [name for name in known if stored.get(name) != known[name]]
     # what was typed says more than the fingerprints that follow from it
-    for field in sorted(known, key=lambda name: (name not in TYPED, name)):
-        if stored.get(field) != known[field]:
-            raise StudyError(
-                f"study {study.study_name!r} was made with {field} {stored.get(field)!r} but is "
-                f"resumed with {known[field]!r}; {_WAYS_OUT.get(field, 'give the same')}, or "
-                f"another output folder for a new study"
-            )
+    told = sorted(
+        (name for name in differing if not set(_FOLLOWS.get(name, ())) & set(differing)),
+        key=lambda name: (name not in TYPED, name),
+    )
+    if told:
+        ways = dict.fromkeys(_WAYS_OUT.get(name, "give the same") for name in told)
+        raise StudyError(
+            f"study {study.study_name!r} was made with {_listed(told, stored)} but is resumed "
+            f"with {_listed(told, known)}; {' and '.join(ways)}, or another output folder for a "
+            f"new study"
+        )
+
+
+def _listed(names: Sequence[str], context: Mapping[str, str | None]) -> str:
+    """`retain 0.1, samples 256`: settings with their values."""
+    return ", ".join(f"{name} {_plain(context.get(name))}" for name in names)
+
+
+def _plain(value: str | None) -> str:
+    """A name in quotes; a number, yes or no without."""
+    try:
+        float(value or "")
+    except ValueError:
+        return str(value) if value in (None, "True", "False", "None") else repr(value)
+    return str(value)
 
 
 def context_sha256(study: Study) -> str:
@@ -219,7 +247,7 @@ def _provenance(study: Study, trial: FrozenTrial) -> Provenance:
     return Provenance(
         study=study.study_name,
         trial=trial.number,
-        textbook=trial.user_attrs.get(trials.TEXTBOOK),
+        textbook=trials.unbeaten_textbook(study.get_trials(deepcopy=False)),
         objective=Objective(
             divergence=trial.value,
             metric=context["metric"],

@@ -142,7 +142,7 @@ class Provenance(StrategyPart):
     study: str | None = None
     trial: Annotated[int, Field(ge=0)] | None = None
     textbook: str | None = None
-    """The textbook strategy that this is, where no trial was better."""
+    """The textbook strategy that this is, where others were tried and none was better."""
     objective: Objective | None = None
     calibration: CalibrationIdentity | None = None
     versions: dict[str, str] = Field(default_factory=dict)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def unbeaten(textbook: str | None) -> str:
-    """The sentence; empty where the best strategy is none of the textbook.
+    """The sentence; empty where the best strategy is none of the textbook, or nothing else ran.
 
     Args:
-        textbook: name of the textbook strategy that the best trial measured.
+        textbook: what `trials.unbeaten_textbook` gives.
     """
     if textbook is None:
         return ""

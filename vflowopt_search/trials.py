@@ -117,6 +117,20 @@ def best_full(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     )
 
 
+def unbeaten_textbook(trials: Iterable[FrozenTrial]) -> str | None:
+    """Name of the textbook strategy that no other trial beat.
+
+    None where one did, and where none but the textbook's was measured, wholly or in part.
+    """
+    known = list(trials)
+    best = best_full(known)
+    tried = any(
+        trial.user_attrs.get(TEXTBOOK) is None and outcome_of(trial) in ("complete", "stopped")
+        for trial in known
+    )
+    return best.user_attrs.get(TEXTBOOK) if best is not None and tried else None
+
+
 @dataclass(frozen=True)
 class Rescored:
     """The best strategy on samples that no trial saw.

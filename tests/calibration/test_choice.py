@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -193,8 +192,25 @@ def test_unreadable_images_are_replaced_and_counted(tmp_path: Path) -> None:
     loaded = load_calibration(file, num_samples=10)
     assert len(loaded) == 10
     assert loaded.skipped == 2
-    named = r"2 rows that cannot be read skipped: q[45], q[45] \(the first: images/[45]"
-    assert re.search(named, loaded.note)
+    named = "2 rows that cannot be read skipped: q4, q5 (the first: images/4.png"
+    assert named in loaded.note
+
+
+def test_rows_without_a_name_are_counted_as_the_file_counts_them(tmp_path: Path) -> None:
+    """From 1, and in their order, though they are tried in another."""
+    picture(0).save(tmp_path / "a.png")
+    rows = ['{"image": "a.png", "question": "?"}'] * 40
+    for number in (20, 2, 31):
+        rows[number - 1] = "{" * number
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join(rows))
+    loaded = load_calibration(file)
+    assert (
+        f"3 rows that cannot be read skipped: 2, 20, 31 (the first: {file} line 2 " in loaded.note
+    )
+    file.write_text("\n".join(rows[:2]))
+    with pytest.raises(CalibrationError, match=r"row 2 cannot be used, .* line 2 "):
+        load_calibration(file, strict=True)
 
 
 def test_a_broken_line_costs_its_row_only(tmp_path: Path) -> None:

@@ -235,4 +235,4 @@ def test_progress_counts_every_sample() -> None:
         cache=None,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(8, 20), (10, 20), (20, 20)]
+    assert seen == [(0, 20), (8, 20), (10, 20), (20, 20)]

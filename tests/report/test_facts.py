@@ -79,7 +79,7 @@ def test_facts_tell_of_a_finished_run(run: Run) -> None:
     assert told["divergence"].startswith("1 - cosine")
     asked = "25.0% of the visual tokens, mean over the decoder layers"
     assert told["target retention ratio"] == asked
-    assert told["retention ratio of the strategy"] == "25.0%, the same mean by its keep ratios"
+    assert told["retention ratio of the strategy"] == "25.0%, computed from its keep ratios"
     assert "measured retention ratio" not in told  # no overlays were recorded
     assert told["trials"].startswith("16 of 20 done, ")
     assert told["run"] == "seed 0, tpe sampler, cpu, float32"

@@ -92,8 +92,10 @@ def test_both_stand_in_the_summary() -> None:
     assert (found.accuracy, found.accuracy_kept, found.speedup) == (0.72, 0.8, 2.5)
     assert found.divergence == outcome.divergence
     told = "".join(section.before for section in sections(run, 0))
-    for words in ("80.0%", "75.0% to 85.0%", "2.50 x", "512.0 KiB", "4.0 MiB"):
+    for words in ("80.0%", "75.0% to 85.0%", "2.50 x", "524 kB", "4.19 MB"):
         assert words in told
+    unpruned = next(result for result in results(run) if result.name == "unpruned")
+    assert (unpruned.divergence, unpruned.held_out) == (0.0, None)  # whoever measured it
     assert f"<small>{CONDITIONS}</small>" in told  # in the tile, and below the table
     [below] = [section.after for section in sections(run, 0) if section.key == "comparison"]
     assert f"Time to first token and KV cache: {CONDITIONS}." in below

@@ -149,6 +149,22 @@ def test_the_headline_owns_that_a_plain_strategy_is_closer(run: Run, tmp_path: P
     beaten = replace(run, baselines={"uniform": found / 4})
     page = written(beaten, tmp_path)
     assert "4.0 x" in page.text and "higher divergence than uniform" in page.text
+    nearly = written(replace(run, baselines={"uniform": found / 1.04}), tmp_path)
+    assert "<b>1.04 x</b><span>higher divergence than uniform" in nearly.text
+
+
+def test_why_textbook_strategies_have_no_held_out_value(run: Run) -> None:
+    """They are rows beside others that have one."""
+    why = "Textbook strategies were measured as trials of the search, so they have no held-out"
+    page = "".join(section.before for section in sections(run, 0))
+    assert why not in page
+    rows = [
+        {"name": name, "retained": 0.25, "divergence": 2.0, "held_out": 1.75}
+        for name in ("random", "unpruned")
+    ]
+    beside = replace(run, baselines={"random": 2.0}, summary={"comparison": rows})
+    page = "".join(section.before for section in sections(beside, 0))
+    assert why in page
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vflowopt_search.calibration.images import open_image
 from vflowopt_search.calibration.refusals import MOST_UNUSABLE, first_ids
@@ -85,6 +85,14 @@ def order(num_rows: int, seed: int) -> list[int]:
     )
 
 
+class _Unreadable(NamedTuple):
+    """A row that cannot be read: its place in the data, its name, and why."""
+
+    place: int
+    name: str
+    fault: str
+
+
 @dataclass
 class _Choice:
     """One pass over the shuffled rows, and the tally of what was skipped on the way."""
@@ -100,8 +108,7 @@ class _Choice:
     skip: int = 0
     strict: bool = False
     default_prompt: str = ""
-    unreadable: list[str] = field(default_factory=list, init=False)
-    fault: str = field(default="", init=False)
+    unreadable: list[_Unreadable] = field(default_factory=list, init=False)
     without_image: int = field(default=0, init=False)
     without_question: int = field(default=0, init=False)
 
@@ -177,7 +184,7 @@ class _Choice:
 
     def _read(self, index: int) -> Sample | None:
         """The sample in a row; None, and a count, where it cannot be used."""
-        name = str(index)
+        name = str(index + 1)
         try:
             record = read_record(self.rows.row(index), self.columns, self.prompt)
             name = name if record.id is None else record.id
@@ -193,8 +200,7 @@ class _Choice:
                 raise CalibrationError(
                     f"row {name} cannot be used, and strict is to stop at the first: {error}"
                 ) from error
-            self.unreadable.append(name)
-            self.fault = self.fault or str(error)
+            self.unreadable.append(_Unreadable(index, name, str(error)))
             return None
 
     def _has_complete_rows(self, number: int) -> bool:
@@ -230,20 +236,28 @@ class _Choice:
         if num_unreadable > MOST_UNUSABLE * (num_unreadable + num_readable):
             raise CalibrationError(
                 f"{num_unreadable} {_rows(num_unreadable)} of {name} cannot be read "
-                f"({first_ids(self.unreadable)}), "
+                f"({self._unreadable_names}), "
                 f"more than {MOST_UNUSABLE:.0%} of those tried; fix the data set (the first: "
-                f"{self.fault})"
+                f"{min(self.unreadable).fault})"
             )
 
+    @property
+    def _unreadable_names(self) -> str:
+        """In the order of the file, whatever the order in which they were tried."""
+        return first_ids(row.name for row in sorted(self.unreadable))
+
     def _left_out(self) -> str:
+        unreadable = ""
+        if self.unreadable:
+            first = min(self.unreadable).fault
+            unreadable = (
+                f"{_rows(len(self.unreadable))} that cannot be read skipped: "
+                f"{self._unreadable_names} (the first: {first})"
+            )
         parts = [
             (self.without_image, f"{_rows(self.without_image)} without an image skipped"),
             (self.without_question, f"{_rows(self.without_question)} without a question skipped"),
-            (
-                len(self.unreadable),
-                f"{_rows(len(self.unreadable))} that cannot be read skipped: "
-                f"{first_ids(self.unreadable)} (the first: {self.fault})",
-            ),
+            (len(self.unreadable), unreadable),
         ]
         return "; ".join(f"{count} {words}" for count, words in parts if count)
 

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vflowopt_search.cli.console import interval, legend, table
+from vflowopt_search.report.words import size, three_digits
 
 if TYPE_CHECKING:
     from vflowopt_search.benchmark.records import Benchmark, Row, Side, Spread
 
 Line = tuple[str, str, str, str]
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 LEGEND = (
     "times: median of all runs (quartiles)",
     "gain: of the two sides that ran one after the other; above 1x the pruned model is better",
@@ -32,7 +32,7 @@ def rendered(found: Benchmark) -> list[str | Table | Text]:
     threads = f", {found.threads} threads" if found.device.startswith("cpu") else ""
     parts: list[str | Table | Text] = [
         f"[bold]{escape(found.strategy)}[/bold] on {escape(found.model)} "
-        f"({found.model_type}{weights}, {_bytes(found.weight_bytes)})",
+        f"({found.model_type}{weights}, {size(found.weight_bytes)})",
         f"{found.device}{threads}, {found.dtype}, {found.attention} attention; answers of "
         f"{found.new_tokens} tokens; {found.repeats} runs of each side, in alternation",
     ]
@@ -69,8 +69,8 @@ def lines(row: Row) -> list[Line]:
             _times(row.decode_speed_up),
         ),
         _timed(row, "whole answer", lambda s: s.end_to_end_s, row.end_to_end_speed_up),
-        _counted(row, "KV cache", lambda s: s.kv_bytes, _bytes),
-        _counted(row, "peak memory", lambda s: s.peak_bytes, _bytes),
+        _counted(row, "KV cache", lambda s: s.kv_bytes, size),
+        _counted(row, "peak memory", lambda s: s.peak_bytes, size),
         _counted(row, "decoder FLOPs", lambda s: s.prefill_flops, _flops),
     ]
 
@@ -101,11 +101,12 @@ def _counted(
 def _seconds(spread: Spread) -> str:
     unit, scale = ("s", 1.0) if spread.median >= 1 else ("ms", 1e3)
     low, middle, high = (value * scale for value in (spread.low, spread.median, spread.high))
-    return f"{_short(middle)} {unit} ({_short(low)} to {_short(high)})"
+    return f"{three_digits(middle)} {unit} ({three_digits(low)} to {three_digits(high)})"
 
 
 def _pace(spread: Spread) -> str:
-    return f"{_short(spread.median)}/s ({_short(spread.low)} to {_short(spread.high)})"
+    low, middle, high = map(three_digits, (spread.low, spread.median, spread.high))
+    return f"{middle}/s ({low} to {high})"
 
 
 def _times(spread: Spread | None) -> str:
@@ -114,17 +115,5 @@ def _times(spread: Spread | None) -> str:
     return f"{spread.median:.2f}x ({interval(spread.low, spread.high, '.2f')})"
 
 
-def _bytes(count: float) -> str:
-    power = 0
-    while count >= 1000 and power < len(_UNITS) - 1:
-        count, power = count / 1000, power + 1
-    return f"{_short(count)} {_UNITS[power]}"
-
-
 def _flops(count: float) -> str:
-    return f"{_short(count / 1e12)} T" if count >= 1e12 else f"{_short(count / 1e9)} G"
-
-
-def _short(value: float) -> str:
-    """Three digits that count, and no exponent: 0.123, 4.56, 78.9, 1234."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{three_digits(count / 1e12)} T" if count >= 1e12 else f"{three_digits(count / 1e9)} G"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,23 @@ if TYPE_CHECKING:
     from vflowopt_search.selfcheck.report import Report
 
 FOLDER = "self-checks"
+CHECKING = "checking that pruning is correct on this model"
+"""What that phase is called."""
 
 
-def check_once(model: nn.Module, processor: Any, cache: Path | None) -> Report | None:
+def check_once(
+    model: nn.Module,
+    processor: Any,
+    cache: Path | None,
+    begin: Callable[[], object] = lambda: None,
+) -> Report | None:
     """Run the self-check unless a model of this configuration passed it here before.
 
     Args:
         model: a loaded model.
         processor: its processor.
         cache: folder in which it is remembered; None remembers nothing.
+        begin: called before it is run.
 
     Returns:
         What was found; None where it was remembered.
@@ -42,6 +51,7 @@ def check_once(model: nn.Module, processor: Any, cache: Path | None) -> Report |
     if path is not None and path.is_file():
         trust(model)
         return None
+    begin()
     report = check_model(model, processor)
     report.require()
     if path is not None:

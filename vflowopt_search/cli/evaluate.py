@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from vflowopt_search import run_folder
 from vflowopt_search.cli import labelled_options, options, typed
 from vflowopt_search.cli.candidates import Candidates, read_candidates
-from vflowopt_search.cli.checking import check_once
+from vflowopt_search.cli.checking import CHECKING, check_once
 from vflowopt_search.cli.console import print_json, quiet_progress_bars, stdout
 from vflowopt_search.cli.evaluation_table import caution, parts
 from vflowopt_search.cli.former_results import write_result
@@ -246,8 +247,7 @@ def checked_model(
     quiet_progress_bars()
     loaded = load(source)
     if self_check:
-        shown.phase("checking that pruning is correct on this model")
-        check_once(*loaded, cache or default_cache())
+        check_once(*loaded, cache or default_cache(), partial(shown.phase, CHECKING))
     return loaded
 
 

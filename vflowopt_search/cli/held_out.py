@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from vflowopt_search.cli.preparation import held_out_half, objective_on
+from vflowopt_search.cli.progress import UNPRUNED, phased
 from vflowopt_search.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ class HeldOut:
 
         if self.samples is None:
             return None
-        self.shown.phase("measuring the unpruned model on held-out samples", len(self.samples))
+        progress = phased(self.shown, f"{UNPRUNED} on held-out samples")
         with self._finding_faults():
-            objective = objective_on(self.job, self.prepared.loaded, self.samples, self.shown)
+            objective = objective_on(self.job, self.prepared.loaded, self.samples, progress)
             return KeptObjective(objective, objective.calibration.samples, self.ledger)
         vars(self)["samples"] = None
         return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vflowopt_search.cli.checking import check_once
+from vflowopt_search.cli.checking import CHECKING, check_once
 from vflowopt_search.cli.console import quiet_progress_bars
 from vflowopt_search.cli.job import Job
+from vflowopt_search.cli.progress import UNPRUNED, phased
 from vflowopt_search.model_source import SHIPPED, load
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from vflowopt_search.evaluate.kept import KeptObjective
     from vflowopt_search.evaluate.ledger import Ledger
     from vflowopt_search.objective import Objective
+    from vflowopt_search.reference.encoder import Progress
     from vflowopt_search.search_space import SearchSpace
 
 HELD_OUT_QUESTIONS = 1200
@@ -75,19 +78,17 @@ def prepare(
     quiet_progress_bars()
     loaded = load(job.source)
     if job.self_check:
-        shown.phase("checking that pruning is correct on this model")
-        check_once(*loaded, job.cache or default_cache())
-    shown.phase("measuring the unpruned model", len(chosen))
-    objective = objective_on(job, loaded, chosen, shown)
+        check_once(*loaded, job.cache or default_cache(), partial(shown.phase, CHECKING))
+    objective = objective_on(job, loaded, chosen, phased(shown, UNPRUNED))
     if objective.calibration.refused:
         shown.phase(f"note: {objective.calibration.note}")
     return Prepared(loaded, chosen, objective.calibration, objective, space)
 
 
 def objective_on(
-    job: Job, loaded: tuple[Any, Any], samples: CalibrationSet, shown: Display
+    job: Job, loaded: tuple[Any, Any], samples: CalibrationSet, progress: Progress
 ) -> Objective:
-    """What measures strategies on these samples, as the job says.
+    """What measures strategies on these samples, as the job says; `progress` if it must compute.
 
     Raises:
         VFlowOptError: samples or model cannot be used.
@@ -102,7 +103,7 @@ def objective_on(
         batch_size=job.batch_size,
         cache=job.cache or default_cache(),
         cache_gb=job.cache_gb,
-        progress=shown.step,
+        progress=progress,
         name=job.source.name,
         strict=job.data.strict,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -18,13 +18,19 @@ if TYPE_CHECKING:
     from vflowopt_search.outcome import TrialReport
 
 _LINES = 20
-"""About how many plain lines a phase of many steps prints."""
+"""About how many plain lines a phase of many steps prints; one of fewer, its end only."""
+_SHORT = 2.0
+"""Seconds before a phase has lasted long enough for plain lines but the one of its end."""
 _ENOUGH = 5
 """Steps before anything is said of the time left."""
 _RECENT = 20
 """Latest calls whose pace the time left goes by."""
 _SILENCE = 30.0
 """Seconds after which a plain line is printed in any case."""
+
+
+UNPRUNED = "measuring the unpruned model"
+"""What that phase is called, where it is not known from an earlier run."""
 
 
 class Display(Protocol):
@@ -38,6 +44,21 @@ class Display(Protocol):
 
     def trial(self, report: TrialReport) -> None:
         """A trial ended."""
+
+
+def phased(shown: Display, text: str, total: int | None = None) -> Callable[[int, int], None]:
+    """Steps of a phase that begins when it is first told of, and so not where there is no work."""
+    begun = False
+
+    def step(done: int, of: int) -> None:
+        nonlocal begun
+        if not begun:
+            shown.phase(text, of if total is None else total)
+            begun = True
+        if done:
+            shown.step(done, of)
+
+    return step
 
 
 @contextmanager
@@ -146,20 +167,23 @@ class Bars:
 
 
 class Lines:
-    """A line when a phase begins, and then one every few steps."""
+    """A line when a phase begins and one when it ends; of a long one, one every few steps too."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._text = ""
         self._clock = Clock()
-        self._printed = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._said = ""
+        self._first = True
 
     def phase(self, text: str, total: int | None = None) -> None:
         """A new part of the work begins; `total` steps are expected of it."""
         self._text = text
         self._clock = Clock()
+        self._began = time.monotonic()
         self._print(text)
+        self._first = True
 
     def step(self, done: int, total: int) -> None:
         """So many steps of the phase are done."""
@@ -184,5 +208,10 @@ class Lines:
         self._printed = time.monotonic()
 
     def _worth_a_line(self, done: int, total: int) -> bool:
-        silent = time.monotonic() - self._printed
-        return done in (1, total) or done % max(1, total // _LINES) == 0 or silent > _SILENCE
+        now = time.monotonic()
+        if done == total or now - self._printed > _SILENCE:
+            return True
+        if total < _LINES or now - self._began < _SHORT:
+            return False
+        first, self._first = self._first, False
+        return first or done % (total // _LINES) == 0

@@ -49,7 +49,8 @@ def run(job: Job, *, as_json: bool) -> None:
     _print(closing.summary(), () if in_trials else closing.comparison.rows, as_json)
     prepared = closing.prepared
     fixed = prepared.space.bind(prepared.objective.facts).notes
-    for remark in filter(None, (*fixed, prepared.calibration.note, closing.held_out.note)):
+    # that of the calibration set was told before the trials, which may take hours
+    for remark in filter(None, (*fixed, closing.held_out.note)):
         typer.echo(f"note: {remark}", err=True)
     if closing.outcome.interrupted:
         _say_how_to_go_on(closing.outcome.divergence)

@@ -33,8 +33,10 @@ def run_all(job: Job, prepared: Prepared, shown: Display) -> StudyOutcome:
     Raises:
         VFlowOptError: this process cannot run them.
     """
-    shown.phase("trials", job.recipe.trials)
-    workers = min(job.workers, _lacking(job))
+    lacking = _lacking(job)
+    if lacking > 0:
+        shown.phase("trials", job.recipe.trials)
+    workers = min(job.workers, lacking)
     if workers <= 1:
         return run_trials(job, prepared, shown)
     from vflowopt_search.outcome import outcome_of_study

@@ -36,8 +36,8 @@ class Summary:
         finished: whether all trials that were asked for are done.
         interrupted: whether Ctrl-C ended the run.
         trials: number of trials by how they ended, `asked` and `done`.
-        best: trial, divergence and fingerprint of the best strategy, and the textbook's name of it
-            where it has one; None when there is none.
+        best: trial, divergence and fingerprint of the best strategy, and its name in the textbook
+            where no trial beat that; None when there is none.
         comparison: the found strategy beside baselines; null where it is still to be measured.
         wanted: columns that the comparison will have, and `overlays` where they will be recorded.
         complete: whether all trials are done and all of that is measured; the same command goes on

@@ -19,7 +19,7 @@ from vflowopt_search.cli.job import DataOptions, parse_columns
 from vflowopt_search.cli.labelled import LabelledData
 from vflowopt_search.cli.model_choice import Model, chosen_model
 from vflowopt_search.cli.output import check_folder
-from vflowopt_search.cli.progress import display
+from vflowopt_search.cli.progress import display, phased
 from vflowopt_search.cli.validation_inputs import (
     ValidationJob,
     chosen_strategies,
@@ -183,7 +183,6 @@ def validated(
     check_labels(questions.samples, job.metric)
     shown.phase(f"loading {job.source.name}")
     loaded = checked_model(job.source, job.cache, shown, self_check=job.self_check)
-    shown.phase("measuring the unpruned model", len(calibration))
     objective = validation_objective(job, loaded, calibration, shown)
     chosen = chosen_strategies(job, tried, objective)
     calibration = objective.calibration
@@ -201,7 +200,7 @@ def validated(
         answers=Ledger(job.output / run_folder.ANSWERS),
         seed=job.data.seed,
         on_divergence=shown.step,
-        on_answer=_phased(shown, "answering", (len(chosen) + 1) * len(questions)),
+        on_answer=phased(shown, "answering", (len(chosen) + 1) * len(questions)),
     )
     asked = without(questions, validation.refusals)
     about = _about(job, asking, calibration, asked)
@@ -242,17 +241,3 @@ def _told(samples: CalibrationSet) -> dict[str, Any]:
         "skipped": samples.skipped,
         "note": samples.note,
     }
-
-
-def _phased(shown: Display, text: str, total: int) -> Any:
-    """A progress that begins its phase when it is first called."""
-    begun = False
-
-    def step(done: int, of: int) -> None:
-        nonlocal begun
-        if not begun:
-            shown.phase(text, total)
-            begun = True
-        shown.step(done, of)
-
-    return step

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vflowopt_search import run_folder
 from vflowopt_search.cli.labelled import LabelledData, labelled_samples
+from vflowopt_search.cli.progress import UNPRUNED, phased
 from vflowopt_search.errors import CalibrationError, StudyError
 from vflowopt_search.model_source import SHIPPED, ModelSource
 from vflowopt_search.strategy import Strategy
@@ -198,7 +199,7 @@ def validation_objective(
         metric=MODEL_METRIC,
         batch_size=job.batch_size,
         cache=job.cache or default_cache(),
-        progress=shown.step,
+        progress=phased(shown, UNPRUNED),
         name=job.source.name,
         strict=job.data.options.strict,
     )

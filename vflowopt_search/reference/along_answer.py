@@ -125,6 +125,8 @@ def _ask(prepared: PreparedSet, progress: Progress | None) -> AnswerReference:
 
     answers: list[Tensor] = []
     hidden: list[Tensor] = []
+    if progress is not None:
+        progress(0, len(prepared))
     everyone = range(len(prepared))
     for _, (said, rows) in in_halves(everyone, prepared.batch_size(), asked, Room(), number=int):
         answers += said

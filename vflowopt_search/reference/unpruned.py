@@ -102,7 +102,8 @@ def build_reference(
         calibration: the samples.
         pixels: how the processor normalises pixels, None if that cannot be undone.
         cache: where references are stored; None keeps nothing on disk.
-        progress: called with (samples done, samples in total); an encoded one is half done.
+        progress: called with (samples done, samples in total) as it is computed, first with none
+            done; an encoded one is half done.
 
     Raises:
         CacheError: the cache folder cannot be written, or may not hold as much.
@@ -118,8 +119,6 @@ def build_reference(
         prepared = _prepared_from(adapter, processor, calibration, stored)
         if prepared is not None:
             readout = Readout(hidden_BLD=stored["hidden_SLD"], logits_BV=stored["logits_SV"])
-            if progress is not None:
-                progress(len(prepared), len(prepared))
             return Reference(prepared, readout, from_cache=True, key=key)
     reference = _compute(adapter, processor, calibration, pixels, key, progress)
     tensors = _to_tensors(reference)
@@ -194,6 +193,7 @@ def _compute(
         if progress is not None:
             progress(done // 2, total)
 
+    encoded(0, len(calibration))
     prepared = prepare(
         adapter,
         processor,

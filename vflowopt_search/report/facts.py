@@ -88,6 +88,9 @@ def results(run: Run) -> list[Result]:
                 row = rows.setdefault(FOUND if _is_found(run, name) else name, {})
                 row.update(found.values)
                 row.setdefault("retained", found.retained)
+    if UNPRUNED in rows:  # the same everywhere, also where it was not among what was compared
+        nothing = 0.0 if any(row.get("held_out") is not None for row in rows.values()) else None
+        rows[UNPRUNED].update(divergence=0.0, held_out=nothing)
     found_rows = [Result(name, **row) for name, row in rows.items()]
     return sorted(found_rows, key=_place)
 
@@ -122,9 +125,8 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def textbook_of(run: Run) -> str | None:
-    """Name of the textbook strategy that no trial beat; None where one did."""
-    best = best_full(run.study.get_trials(deepcopy=False))
-    return None if best is None else best.user_attrs.get(trials.TEXTBOOK)
+    """Name of the textbook strategy that no trial beat (see `trials.unbeaten_textbook`)."""
+    return trials.unbeaten_textbook(run.study.get_trials(deepcopy=False))
 
 
 def missing(run: Run) -> list[str]:
@@ -210,7 +212,7 @@ def _retention(run: Run) -> dict[str, str]:
     said, strategy = {"target retention ratio": target}, run.strategy
     if strategy is not None and strategy.model is not None:
         reached = share(mean_retained(strategy.stages, strategy.model.decoder_layers))
-        said["retention ratio of the strategy"] = f"{reached}, the same mean by its keep ratios"
+        said["retention ratio of the strategy"] = f"{reached}, computed from its keep ratios"
     if run.overlays is not None and run.overlays.samples:
         counted = [sample.mean_retained for sample in run.overlays.samples]
         span = " to ".join(dict.fromkeys(map(share, (min(counted), max(counted)))))

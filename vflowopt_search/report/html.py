@@ -9,6 +9,8 @@ from io import BytesIO
 
 from PIL import Image
 
+from vflowopt_search.report import words
+
 _UNBROKEN = 30
 """A word of a command that has fewer letters fits every screen whole."""
 
@@ -107,6 +109,4 @@ def speed_up(ratio: float | None) -> str:
 
 def size(count: float | None) -> str:
     """So many bytes; nothing where it is not known."""
-    if count is None:
-        return ""
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+    return "" if count is None else words.size(count)

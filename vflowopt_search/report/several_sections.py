@@ -9,7 +9,7 @@ from vflowopt_search.report.caution import beaten
 from vflowopt_search.report.facts import Result, results, textbook_of
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
-from vflowopt_search.report.summary_sections import columns, conditions
+from vflowopt_search.report.summary_sections import columns, conditions, unheld
 from vflowopt_search.report.words import FOUND
 
 
@@ -68,7 +68,7 @@ def _strategies(runs: Sequence[Run]) -> Section:
         tab="compare",
         title="Strategies found and baselines",
         text="What was measured of each of them, run by run.",
-        before=html.table(*html.filled(cells)) if rows else "",
+        before=html.table(*html.filled(cells)) + unheld(runs) if rows else "",
         caution=f"Caution: {' '.join(cautions)}" if cautions else "",
         instead="No run has found a strategy yet.",
     )

@@ -12,8 +12,9 @@ from vflowopt_search.report.gaps import Gap, search_command
 from vflowopt_search.report.measured import UNPRUNED
 from vflowopt_search.report.runs import Run
 from vflowopt_search.report.section import Section
-from vflowopt_search.report.words import FOUND, share
+from vflowopt_search.report.words import FOUND, share, times
 from vflowopt_search.textbook import unbeaten
+from vflowopt_search.trials import TEXTBOOK
 
 Tile = tuple[str, str, str]
 """A number, what it is, and a remark."""
@@ -75,7 +76,7 @@ def _beside(found: Result, baselines: Mapping[str, float]) -> Iterator[Tile]:
     if ratio < 1:
         ratio, words = found.divergence / max(divergence, 1e-9), "higher"
     yield (
-        f"{ratio:.1f} x",
+        times(ratio),
         f"{words} divergence than {name}",
         "the closest baseline, on the samples of the search",
     )
@@ -110,7 +111,7 @@ def _results(run: Run) -> Section:
         "samples. Divergence is the distance between the pruned model and the unpruned model: "
         "lower is better.",
         figures=[figures.comparison_figure(record)] if len(record.name) > 1 else [],
-        before=html.table(*html.filled(columns(rows))) if len(rows) > 1 else "",
+        before=html.table(*html.filled(columns(rows))) + unheld([run]) if len(rows) > 1 else "",
         after=conditions([run]),
         caution=f"Caution: {sentence}." if sentence else "",
         instead="There is no baseline to compare the strategy found with yet.",
@@ -141,6 +142,24 @@ def columns(rows: Sequence[Result]) -> dict[str, list[str]]:
         "time to first token": [html.speed_up(row.speedup) for row in rows],
         "KV cache": [html.size(row.kv_bytes) for row in rows],
     }
+
+
+def unheld(runs: Sequence[Run]) -> str:
+    """Why textbook strategies have no held-out value, a line below a table where others have."""
+    rows = [(run, row) for run in runs for row in results(run)]
+    empty = [row for run, row in rows if row.name in _textbook(run) and row.held_out is None]
+    if not empty or all(row.held_out is None for _, row in rows):
+        return ""
+    return (
+        "<p class='label'>Textbook strategies were measured as trials of the search, so they have "
+        "no held-out value.</p>"
+    )
+
+
+def _textbook(run: Run) -> set[str]:
+    """Names of the textbook strategies among the trials, but of those that are baselines."""
+    named = {trial.user_attrs.get(TEXTBOOK) for trial in frames.measured_trials(run.study)}
+    return {name for name in named if name is not None} - run.baselines.keys()
 
 
 def conditions(runs: Sequence[Run]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vflowopt_search.strategy import Strategy
 
 Facts = list[tuple[str, str]]
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 FOUND = "found"
 """What the strategy is called that a search found, in every table, figure and sentence."""
 METRICS = {
@@ -54,6 +55,24 @@ def stages(strategy: Strategy) -> list[tuple[str, str, str, str]]:
 def share(value: float) -> str:
     """A share of the tokens in per cent; two decimals where it is below one per cent."""
     return f"{value:.1%}" if value >= 0.01 else f"{value:.2%}"
+
+
+def size(count: float) -> str:
+    """So many bytes, in decimal units: 298 kB, 2.24 MB."""
+    power = 0
+    while count >= 1000 and power < len(_UNITS) - 1:
+        count, power = count / 1000, power + 1
+    return f"{three_digits(count)} {_UNITS[power]}"
+
+
+def three_digits(value: float) -> str:
+    """Three digits that count, and no exponent: 0.123, 4.56, 78.9, 1234."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def times(ratio: float) -> str:
+    """How many times as much: 4.2 x; two decimals where it is nearly as much, 1.04 x."""
+    return f"{ratio:.2f} x" if ratio < 1.1 else f"{ratio:.1f} x"
 
 
 def _cells(side: float) -> str:
