@@ -250,7 +250,7 @@ def test_search_prints_that_caution_below_its_table(capsys: pytest.CaptureFixtur
             recipe={"metric": "flow"},
             calibration={"samples": 8},
             files={},
-            remark=lambda: "",
+            remarks=list,
         ),
     )
     _print(summary, rows, 1, as_json=False)

@@ -85,7 +85,7 @@ def _print(summary: Summary, rows: Sequence[Row], asked: int, *, as_json: bool) 
         return
     console = stdout()
     console.print(summary.sentence(asked), soft_wrap=True)
-    if remark := summary.remark():
+    for remark in summary.remarks():
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
     if rows:
         console.print(comparison.rendered(rows))

@@ -17,6 +17,7 @@ from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
 from vflowopt_search.report.words import FOUND
 from vflowopt_search.textbook import unbeaten
+from vflowopt_search.whole_tokens import overshoot
 
 if TYPE_CHECKING:
     from vflowopt_search.cli.preparation import Prepared
@@ -46,7 +47,9 @@ class Summary:
         context_sha256: fingerprint of what the study's results depend on, shortened.
         recipe: what was asked for.
         settings: how it was searched: sampler, racing, trials to a batch, workers.
-        calibration: name, number and fingerprint of the samples.
+        calibration: name, number and fingerprint of the samples, and the fewest and the most visual
+            tokens of one.
+        budget: a sentence where whole tokens cannot keep as few as were asked for; else empty.
         environment: device, precision and versions.
         seconds: wall time of all processes that had a part in the result, each as far as it
             has written this file; a rerun that finds everything done adds nothing.
@@ -65,6 +68,7 @@ class Summary:
     recipe: dict[str, Any]
     settings: dict[str, Any]
     calibration: dict[str, Any]
+    budget: str
     environment: dict[str, Any]
     seconds: float
     files: dict[str, str]
@@ -101,7 +105,9 @@ class Summary:
                 "note": samples.note,
                 "halved": samples.halved,
                 "sha256": samples.sha256,
+                "visual_tokens": prepared.objective.visual_tokens,
             },
+            budget=overshoot(job.recipe.retain, outcome.best, prepared.objective.visual_tokens),
             environment=_environment(prepared),
             seconds=round(seconds, 3),
             files=_files(job),
@@ -138,9 +144,10 @@ class Summary:
             total = f"{counts['done']} of {asked} trials ({ended})"
         return f"{self.study}: {total}, {best}"
 
-    def remark(self) -> str:
+    def remarks(self) -> list[str]:
         """What to know of the best strategy, for people; mostly nothing."""
-        return "" if self.best is None else unbeaten(self.best.get("textbook"))
+        textbook = "" if self.best is None else unbeaten(self.best.get("textbook"))
+        return [remark for remark in (textbook, self.budget) if remark]
 
 
 _OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "failed")
