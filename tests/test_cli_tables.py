@@ -265,14 +265,14 @@ def test_search_prints_that_caution_below_its_table(capsys: pytest.CaptureFixtur
     summary = cast(
         Summary,
         SimpleNamespace(
-            sentence=lambda: "run: 1 of 1 trials",
+            sentence=lambda asked: f"run: 1 of {asked} trials",
             recipe={"metric": "flow"},
             calibration={"samples": 8},
             files={},
-            remark=lambda: "",
+            remarks=list,
         ),
     )
-    _print(summary, rows, as_json=False)
+    _print(summary, rows, 1, as_json=False)
     assert (
         "caution: baselines are closer to the unpruned model than the strategy found: uniform"
         in (capsys.readouterr().out)

@@ -78,6 +78,13 @@ class Objective:
         return len(self.reference.prepared)
 
     @property
+    def visual_tokens(self) -> tuple[int, int]:
+        """Visual tokens of the sample that has the fewest, and of the one that has the most."""
+        samples = self.reference.prepared.samples
+        counts = [sum(len(image.grid) for image in sample.images) for sample in samples]
+        return min(counts), max(counts)
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """Weights, processor and dtype: with any of them changed, values cannot be compared.
 

@@ -31,6 +31,7 @@ from vflowopt_search.signs import SignsOfLife
 from vflowopt_search.storage import open_storage, quiet_optuna
 from vflowopt_search.strategy import ModelIdentity
 from vflowopt_search.textbook import unbeaten
+from vflowopt_search.whole_tokens import overshoot
 
 if TYPE_CHECKING:
     from vflowopt_search.calibration.samples import CalibrationSet
@@ -133,7 +134,7 @@ def search(
     """Find which visual tokens a model can drop, where and how many, at an exact budget.
 
     What the command line notes (samples left out, parameters fixed, no trial better than the
-    textbook) is logged as warnings.
+    textbook, a budget below one token) is logged as warnings.
 
     A search may fit its samples; others tell how much, and those of `calibration` are at hand:
     `seen = load_calibration(data, halve=True)`, then
@@ -208,7 +209,8 @@ def search(
 
         if rescore_once(outcome.study, held_out.sha256, build_others):
             outcome = outcome_of_study(outcome.study, trials, interrupted=False)
-    _note(unbeaten(outcome.textbook))
+    whole = overshoot(retain, outcome.best, objective.visual_tokens)
+    _note(unbeaten(outcome.textbook), whole)
     return SearchResult(outcome, storage)
 
 

@@ -20,7 +20,7 @@ from vflowopt_search.cli.job import Job
 from vflowopt_search.cli.pictures import write_baselines, write_overlays, written
 from vflowopt_search.cli.preparation import Prepared, held_out_questions
 from vflowopt_search.cli.progress import Display
-from vflowopt_search.cli.summary import Summary, earlier_comparison
+from vflowopt_search.cli.summary import Summary, earlier_comparison, earlier_seconds
 from vflowopt_search.errors import StudyError
 from vflowopt_search.model_source import SHIPPED
 from vflowopt_search.report.words import FOUND
@@ -53,9 +53,13 @@ class Closing:
     shown: Display
     begun: float
     comparison: Comparison = field(init=False)
+    _spent: float = field(init=False)
+    _ran_all: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.comparison = earlier_comparison(self.job.output, self.outcome)
+        self._spent, self._ran_all = earlier_seconds(self.job.output, self.outcome)
+        self._ran_all &= self.comparison.complete
         if not self.comparison.complete and self.outcome.best is not None:
             self._take(Columns.of(self.comparison.rows))
 
@@ -80,7 +84,8 @@ class Closing:
 
     def summary(self) -> Summary:
         """What the run did so far."""
-        seconds = time.monotonic() - self.begun
+        now = 0.0 if self._ran_all else time.monotonic() - self.begun
+        seconds = self._spent + now
         return Summary.of(self.job, self.prepared, self.outcome, self.comparison, seconds)
 
     def write(self) -> None:

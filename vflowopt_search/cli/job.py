@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,6 +118,13 @@ class Job:
     def study_name(self) -> str:
         """Name of the study and of the strategy it exports."""
         return self.output.resolve().name
+
+    def with_at_least(self, trials: int) -> Job:
+        """The same of so many trials, where an earlier run made more than are asked for."""
+        recipe = self.recipe
+        if trials <= recipe.trials:
+            return self
+        return replace(self, recipe=recipe.model_copy(update={"trials": trials}))
 
     @property
     def storage_or_journal(self) -> str | Path:

@@ -46,7 +46,8 @@ def run(job: Job, *, as_json: bool) -> None:
     except KeyboardInterrupt:
         _say_how_to_go_on(None)
         raise typer.Exit(INTERRUPTED) from None
-    _print(closing.summary(), () if in_trials else closing.comparison.rows, as_json)
+    rows = () if in_trials else closing.comparison.rows
+    _print(closing.summary(), rows, job.recipe.trials, as_json=as_json)
     prepared = closing.prepared
     fixed = prepared.space.bind(prepared.objective.facts).notes
     # that of the calibration set was told before the trials, which may take hours
@@ -60,6 +61,7 @@ def run(job: Job, *, as_json: bool) -> None:
 def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
     """Prepare and run the trials; what is left to do is in the `Closing`."""
     from vflowopt_search.evaluate.ledger import Ledger
+    from vflowopt_search.trials import num_counted
 
     check_devices(job)
     check_resumable(job)
@@ -70,19 +72,20 @@ def _prepared_and_searched(job: Job, shown: Display, begun: float) -> Closing:
     if not (job.output / run_folder.COMMAND).exists():
         write_command(job)  # now, for a report while the search runs
     outcome = run_all(job, prepared, shown)
+    job = job.with_at_least(num_counted(outcome.study.get_trials(deepcopy=False)))
     write_command(job)  # not before: a search that is refused leaves the folder alone
     export(job, outcome)  # before anything else can go wrong
     write_seen_images(job, prepared.calibration)
     return Closing(job, prepared, outcome, held_out, shown, begun)
 
 
-def _print(summary: Summary, rows: Sequence[Row], as_json: bool) -> None:
+def _print(summary: Summary, rows: Sequence[Row], asked: int, *, as_json: bool) -> None:
     if as_json:
         print_json(json.loads(summary.to_json()))
         return
     console = stdout()
-    console.print(summary.sentence(), soft_wrap=True)
-    if remark := summary.remark():
+    console.print(summary.sentence(asked), soft_wrap=True)
+    for remark in summary.remarks():
         console.print(remark, style="yellow", markup=False, soft_wrap=True)
     if rows:
         console.print(comparison.rendered(rows))

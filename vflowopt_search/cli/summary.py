@@ -17,6 +17,7 @@ from vflowopt_search.documents import replace_atomically
 from vflowopt_search.errors import StudyError
 from vflowopt_search.report.words import FOUND
 from vflowopt_search.textbook import unbeaten
+from vflowopt_search.whole_tokens import overshoot
 
 if TYPE_CHECKING:
     from vflowopt_search.cli.preparation import Prepared
@@ -35,7 +36,8 @@ class Summary:
         study: name of the study.
         finished: whether all trials that were asked for are done.
         interrupted: whether Ctrl-C ended the run.
-        trials: number of trials by how they ended, `asked` and `done`.
+        trials: number of trials by how they ended, `asked` and `done`; `asked`, as in the recipe,
+            is never fewer than are done.
         best: trial, divergence and fingerprint of the best strategy, and its name in the textbook
             where no trial beat that; None when there is none.
         comparison: the found strategy beside baselines; null where it is still to be measured.
@@ -45,9 +47,12 @@ class Summary:
         context_sha256: fingerprint of what the study's results depend on, shortened.
         recipe: what was asked for.
         settings: how it was searched: sampler, racing, trials to a batch, workers.
-        calibration: name, number and fingerprint of the samples.
+        calibration: name, number and fingerprint of the samples, and the fewest and the most visual
+            tokens of one.
+        budget: a sentence where whole tokens cannot keep as few as were asked for; else empty.
         environment: device, precision and versions.
-        seconds: wall time of this run.
+        seconds: wall time of all processes that had a part in the result, each as far as it
+            has written this file; a rerun that finds everything done adds nothing.
         files: what was written, by what it is.
     """
 
@@ -63,6 +68,7 @@ class Summary:
     recipe: dict[str, Any]
     settings: dict[str, Any]
     calibration: dict[str, Any]
+    budget: str
     environment: dict[str, Any]
     seconds: float
     files: dict[str, str]
@@ -99,7 +105,9 @@ class Summary:
                 "note": samples.note,
                 "halved": samples.halved,
                 "sha256": samples.sha256,
+                "visual_tokens": prepared.objective.visual_tokens,
             },
+            budget=overshoot(job.recipe.retain, outcome.best, prepared.objective.visual_tokens),
             environment=_environment(prepared),
             seconds=round(seconds, 3),
             files=_files(job),
@@ -123,18 +131,23 @@ class Summary:
                 f"another folder with --output"
             ) from error
 
-    def sentence(self) -> str:
-        """How the run ended, for people."""
+    def sentence(self, asked: int) -> str:
+        """How the run ended, for people; `asked` trials were typed this time."""
         counts = self.trials
         ended = ", ".join(f"{counts[how]} {how}" for how in _OUTCOMES if counts[how])
         best = "nothing found" if self.best is None else f"best {self.best['divergence']:.5f}"
         if self.best is not None and "held_out" in self.best:
             best += f", {self.best['held_out']:.5f} on {self.best['held_out_samples']} others"
-        return f"{self.study}: {counts['done']} of {counts['asked']} trials ({ended}), {best}"
+        if asked < counts["done"]:
+            total = f"{counts['done']} trials ({asked} asked for; {ended})"
+        else:
+            total = f"{counts['done']} of {asked} trials ({ended})"
+        return f"{self.study}: {total}, {best}"
 
-    def remark(self) -> str:
+    def remarks(self) -> list[str]:
         """What to know of the best strategy, for people; mostly nothing."""
-        return "" if self.best is None else unbeaten(self.best.get("textbook"))
+        textbook = "" if self.best is None else unbeaten(self.best.get("textbook"))
+        return [remark for remark in (textbook, self.budget) if remark]
 
 
 _OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "failed")
@@ -146,25 +159,46 @@ def earlier_comparison(folder: Path, outcome: StudyOutcome) -> Comparison:
     Where another strategy is the best now, its own row is left out. Nothing is complete before all
     trials are done.
     """
-    from vflowopt_search.outcome import context_sha256
-
+    stored = _earlier(folder, outcome)
     try:
-        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
         rows = tuple(Row(**row) for row in stored["comparison"])
         then = (stored["best"] or {}).get("strategy_sha256")
         # one that says neither was written once everything was measured
         wanted = tuple(stored.get("wanted", _filled(rows)))
         complete = bool(stored.get("complete", rows))
-        context = stored.get("context_sha256")
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or not whole: measured again
-        return Comparison()
-    if context not in (None, context_sha256(outcome.study)):
+    except (KeyError, TypeError):  # absent, or not whole: measured again
         return Comparison()
     of_best = outcome.best is not None and then == _fingerprint(outcome.best)
     kept = rows if of_best else tuple(row for row in rows if row.name != FOUND)
     earlier = Comparison(kept, wanted)
     # not what it says alone: it was once said of a best without its held-out divergence
     return replace(earlier, complete=complete and of_best and outcome.finished and earlier.filled)
+
+
+def earlier_seconds(folder: Path, outcome: StudyOutcome) -> tuple[float, bool]:
+    """Wall time of the processes before, and whether they ran all trials that there are now."""
+    from vflowopt_search.trials import num_counted
+
+    stored = _earlier(folder, outcome)
+    try:
+        seconds, done = float(stored["seconds"]), stored["trials"]["done"]
+    except (KeyError, TypeError, ValueError):
+        return 0.0, False
+    return seconds, done == num_counted(outcome.study.get_trials(deepcopy=False))
+
+
+def _earlier(folder: Path, outcome: StudyOutcome) -> dict[str, Any]:
+    """The summary that an earlier process left of this very study; empty without one."""
+    from vflowopt_search.outcome import context_sha256
+
+    try:
+        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(stored, dict):
+        return {}
+    own = stored.get("context_sha256") in (None, context_sha256(outcome.study))
+    return stored if own else {}
 
 
 def _filled(rows: Sequence[Row]) -> list[str]:

@@ -237,8 +237,9 @@ def _trials(run: Run) -> str:
     ended = trials.finished(run.study)
     outcomes = [outcome_of(trial) for trial in run.study.get_trials(deepcopy=False)]
     asked = run.summary.get("trials", {}).get("asked")
-    of = f" of {asked}" if asked else ""
-    parts = [f"{trials.num_counted(ended)}{of} done"]
+    done = trials.num_counted(ended)
+    of = f" of {asked}" if asked and asked >= done else ""
+    parts = [f"{done}{of} done"]
     for outcome, words in (
         ("complete", "measured on every sample"),
         ("stopped", "stopped early"),

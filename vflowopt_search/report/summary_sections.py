@@ -15,6 +15,7 @@ from vflowopt_search.report.section import Section
 from vflowopt_search.report.words import FOUND, share, times
 from vflowopt_search.textbook import unbeaten
 from vflowopt_search.trials import TEXTBOOK
+from vflowopt_search.whole_tokens import overshoot
 
 Tile = tuple[str, str, str]
 """A number, what it is, and a remark."""
@@ -38,6 +39,9 @@ def summary(run: Run, missing: Mapping[str, Gap]) -> Iterator[Section]:
 
 def _facts(run: Run) -> Section:
     command = search_command(run)
+    tokens = run.summary.get("calibration", {}).get("visual_tokens", ())
+    whole = "" if run.retain is None else overshoot(run.retain, run.strategy, tokens)
+    cautions = (unbeaten(textbook_of(run)), whole, KEPT_RESULT * run.restored)
     return Section(
         key="facts",
         tab="summary",
@@ -45,7 +49,7 @@ def _facts(run: Run) -> Section:
         text="",
         before=html.tiles(_headline(run)) + html.facts(facts(run).items()),
         after=f"<p class='label'>To reproduce this run:</p>{html.code(command)}" if command else "",
-        caution=" ".join(filter(None, (unbeaten(textbook_of(run)), KEPT_RESULT * run.restored))),
+        caution=" ".join(filter(None, cautions)),
     )
 
 
