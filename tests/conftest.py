@@ -7,6 +7,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 # Before any import of a library that reads them. Subprocesses inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +23,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+if TYPE_CHECKING:
+    from tests.command import World
+
 # Derandomised: the same cases on every machine, so that a red test stays red.
 settings.register_profile("vflowopt", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("vflowopt")
@@ -35,3 +39,13 @@ def seeds() -> Iterator[None]:
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
     yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A tiny checkpoint with its samples, and a cache of its own."""
+    from tests.command import make_world
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield make_world(tmp_path_factory.mktemp("world"))

@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.command import World, make_world, run
+from tests.command import World, run
 from tests.fake_study import CONTEXT, fake_run
 from vflowopt_search import processes, run_folder, trials
 from vflowopt_search.calibration.samples import CalibrationSet, fingerprint
@@ -29,13 +29,6 @@ from vflowopt_search.report.words import FOUND
 from vflowopt_search.storage import open_storage
 
 PLAIN = ("random", "uniform", "attention")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

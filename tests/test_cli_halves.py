@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.command import World, make_world, run
+from tests.command import World, run
 from vflowopt_search import run_folder
 from vflowopt_search.search_space import SearchSpace
 from vflowopt_search.strategy import CalibrationIdentity, Strategy
@@ -20,13 +17,6 @@ NOTE = (
     "note: 10 samples can be used, fewer than twice 256: the search sees 5 of them, and the others "
     "about other images are held out"
 )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 def search(world: World, output: Path, *more: str | Path) -> list[str | Path]:

@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,20 +14,13 @@ import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 
-from tests.command import World, make_world, run
+from tests.command import World, run
 from vflowopt_search import run_folder
 from vflowopt_search.report import dashboard
 from vflowopt_search.report.overlay_record import load_overlays
 from vflowopt_search.report.runs import load_run
 
 TRIALS = 5
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from tests.command import World, make_world, run, spawn
+from tests.command import World, run, spawn
 from vflowopt_search import run_folder
 from vflowopt_search.budget import mean_retained
 from vflowopt_search.calibration.choice import load_calibration
@@ -25,13 +24,6 @@ from vflowopt_search.strategy import Strategy
 Arguments = list[str | Path]
 TRIALS = 6
 FILES = (run_folder.STRATEGY, run_folder.TRIALS, run_folder.JOURNAL, run_folder.REPORT)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

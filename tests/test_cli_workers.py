@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ import pytest
 import torch
 import typer
 
-from tests.command import ROOT, World, make_world, run
+from tests.command import ROOT, World, run
 from tests.fake_study import fake_run
 from tests.other_processes import wait_until
 from vflowopt_search import run_folder, trials
@@ -41,13 +40,6 @@ from vflowopt_search.cli import main
 main()
 """
 TOTAL = 60
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:

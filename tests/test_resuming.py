@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.command import World, make_world, run
+from tests.command import World, run
 from vflowopt_search.cli import preparation
 
 TRIALS = 1
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

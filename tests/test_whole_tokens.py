@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.command import World, make_world, run
+from tests.command import World, run
 from tests.small_set import small_set
 from tests.tiny import tiny_model, tiny_processor
 from vflowopt_search import run_folder, search
@@ -18,13 +17,6 @@ from vflowopt_search.whole_tokens import overshoot
 
 MODEL = ModelIdentity(model_type="fake", decoder_layers=8, vision_layers=6, hidden_size=128)
 SENTENCE = "of the visual tokens fewer than one token would be left in a layer; one always stays: "
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VFLOWOPT_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(tmp_path_factory.mktemp("world"))
 
 
 def keeping(*stages: tuple[int, float]) -> Strategy:

@@ -99,6 +99,15 @@ def test_importance_and_heatmap_draw_their_record() -> None:
     assert list(heat.customdata[1][0]) == [2, 1]  # trial 2, sample 1
 
 
+@pytest.mark.parametrize("samples", [24, 256, 1000])
+def test_the_labels_of_a_heatmap_have_room_in_a_notebook(samples: int) -> None:
+    order = list(reversed(range(100, 100 + samples)))
+    figure = figures.heatmap_figure(SampleHeatmap([0], order, [[0.5] * samples]))
+    labels = figure.layout.xaxis.ticktext
+    assert labels[0] == str(order[0])
+    assert 12 <= len(labels) <= 24  # of 30 pixels each
+
+
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=30))
 def test_the_bar_of_a_heatmap_says_divergences_where_their_colours_are(values: list[float]) -> None:
     """Colours go by the square root; few hard samples leave the others more than one colour."""
